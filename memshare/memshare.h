@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * memshare: identical pages of many guests, held once.
+ *
+ * Two halves that speak a small private protocol over a SOCK_SEQPACKET socket:
+ *   pool     in vmmd: per share group a store (memfd) of pages, an index hash -> slot, and how
+ * often each guest maps each slot. Trusts no guest process. scanner  in each guest process: finds
+ * zero pages, pages equal to a template block, pages equal to a pool slot; compares every byte;
+ * remaps them MAP_PRIVATE, so that the kernel's own write fault splits them again. memshare knows
+ * nothing of engines, devices, disks or the bus; it neither logs nor exits.
+ *
+ * A page is 4096 bytes; "page N" is the N-th page of the guest RAM region in host address order.
+ * Hash: XXH3-64 with seed 0 of the 4096 bytes: a hint only. Nothing is merged without a comparison
+ * of all bytes while nobody can write the page.
+ */
+#ifndef MEMSHARE_H
+#define MEMSHARE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define MS_PAGE_SIZE 4096u
+
+/* ---- the ledger: where every byte of a guest is
+ * -------------------------------------------------- */
+
+/*
+ * All sizes in bytes. nominal = zero + lineage + template_ + pool + private_ .
+ * resident is what the kernel calls Rss of the guest RAM mappings (each page present counts in full
+ * for every guest that maps it): lineage + template_ + pool + private_. saved is Rss - Pss of the
+ * same mappings: a page mapped n times by all guests together costs each 1/n and saves each 1 -
+ * 1/n.
+ */
+struct ms_ledger {
+    uint64_t nominal, resident;
+    uint64_t zero;      /* not backed by memory: never touched, dropped zero pages, ballooned */
+    uint64_t lineage;   /* mapped from the parent's memory image */
+    uint64_t template_; /* mapped from the template's page cache */
+    uint64_t pool;      /* mapped from the pool */
+    uint64_t private_;  /* the guest's own */
+    uint64_t saved;     /* filled by the pool side (ms_client_saved) */
+    uint64_t merges, splits;   /* pages, since start */
+    uint64_t cpu_ns;           /* spent by the scanner thread */
+    uint64_t mappings;         /* VMAs of guest RAM now */
+    uint64_t mappings_skipped; /* runs not merged because of the budget, last pass */
+    uint64_t passes;           /* complete passes over guest RAM */
+    bool settled;              /* the last complete pass found (almost) nothing new to merge */
+};
+
+/* ---- guest side
+ * ----------------------------------------------------------------------------------- */
+
+struct ms_scanner_ops {
+    /*
+     * freeze: when it returns 0, no vCPU runs guest code and no device writes guest RAM until
+     * thaw(). -EBUSY: a device write is in flight: try again later. Called from the scanner thread
+     * with no memshare lock held. The scanner keeps a freeze under half a millisecond.
+     */
+    int (*freeze)(void *opaque);
+    void (*thaw)(void *opaque);
+};
+
+/* The template's raw disk as a source of pages; the arrays are the caller's and outlive the
+ * scanner. */
+struct ms_template {
+    int fd; /* raw disk, read-only; -1: no template */
+    uint64_t bytes;
+    uint64_t n_blocks;       /* of 4096 bytes */
+    const uint64_t *hash;    /* [n_blocks] */
+    const uint32_t *by_hash; /* [n_blocks], sorted by (hash, block) */
+};
+
+struct ms_scanner_config {
+    void *ram;          /* page-aligned, private anonymous memory */
+    uint64_t ram_bytes; /* multiple of 4096 */
+    const struct ms_scanner_ops *ops;
+    void *opaque; /* for ops */
+    struct ms_template tmpl;
+    unsigned budget_percent; /* of one core, 1..100; 0: do not scan */
+    uint64_t max_mappings;   /* VMAs that guest RAM may use; 0: 3/4 of vm.max_map_count as read by
+                                the caller is not known here, so 0 means 40,000 */
+};
+
+struct ms_scanner;
+
+/* Creates a scanner (opens /proc/self/pagemap now, so that a later sandbox need not allow opening).
+ * -EINVAL, -ENOMEM, or the error of opening pagemap. */
+int ms_scanner_new(struct ms_scanner **ret_scanner, const struct ms_scanner_config *config);
+void ms_scanner_free(struct ms_scanner *scanner); /* after run() returned; NULL is fine */
+
+/* Runs the scan loop in the calling thread until ms_scanner_stop(). */
+void ms_scanner_run(struct ms_scanner *scanner);
+void ms_scanner_stop(struct ms_scanner *scanner); /* any thread */
+
+/* Connects to a pool: `sock` and `pool_fd` (read-only) become the scanner's. Replaces an earlier
+ * connection (vmmd was restarted): pages of the old store stay valid and migrate to the new one.
+ * With sock -1 the scanner merges zero and template pages only. Any thread. */
+int ms_scanner_connect(struct ms_scanner *scanner, int sock, int pool_fd);
+
+void ms_scanner_set_budget(struct ms_scanner *scanner, unsigned percent); /* any thread */
+
+/* virtio-blk read template block `block`.. into pages `page`..: they are equal to the template
+ * until written. A hint, verified like any other. Any thread. */
+void ms_scanner_hint_template(struct ms_scanner *scanner, uint64_t page, uint64_t n_pages,
+                              uint64_t block);
+
+/*
+ * The guest gave these pages away (balloon, free page reporting): they become untouched anonymous
+ * memory that reads as zero, whatever was mapped there, so that no pool page shows through. The
+ * caller guarantees that no freeze is in progress (it is a vCPU thread, or a device holding off
+ * freeze()). 0 or -errno of mmap.
+ */
+int ms_scanner_discard(struct ms_scanner *scanner, uint64_t page, uint64_t n_pages);
+
+/* A true ledger of now (looks at the page tables; milliseconds per GiB); `saved` is left 0. Any
+ * thread. */
+int ms_scanner_ledger(struct ms_scanner *scanner, struct ms_ledger *ret_ledger);
+
+/* ---- daemon side
+ * ------------------------------------------------------------------------------------ */
+/* One thread (vmmd's event loop) calls all of these. Nothing blocks. */
+
+struct ms_pool;
+struct ms_client;
+
+/* A pool for one share group. `max_bytes`: the store never grows beyond it (0: half of the host).
+ */
+int ms_pool_new(struct ms_pool **ret_pool, const char *group, uint64_t max_bytes);
+void ms_pool_free(struct ms_pool *pool); /* after all clients are detached; NULL is fine */
+
+/* A new read-only fd of the store, to pass to a guest process. The caller closes it. Or -errno. */
+int ms_pool_guest_fd(struct ms_pool *pool);
+
+/*
+ * Attaches a guest process by the daemon's end of its socket (becomes the client's; set
+ * non-blocking). template_key names the template its RAM may map ("" for none), template_blocks its
+ * length.
+ */
+int ms_pool_attach(struct ms_pool *pool, int sock, const char *template_key,
+                   uint64_t template_blocks, struct ms_client **ret_client);
+
+int ms_client_fd(const struct ms_client *client); /* to poll for reading */
+
+/* Serves what is readable now (a bounded number of messages). 0; -ECONNRESET: the guest process
+ * closed it; -EPROTO: it lied or broke the protocol, ms_client_error() says how. After an error:
+ * detach. */
+int ms_client_serve(struct ms_client *client);
+const char *ms_client_error(const struct ms_client *client); /* "" if none; valid until detach */
+
+/* Drops every reference of this guest process; slots nobody maps any more are freed and punched
+ * out. */
+void ms_client_detach(struct ms_client *client);
+
+/* Bytes this guest saves by sharing now, as defined at struct ms_ledger. */
+uint64_t ms_client_saved(const struct ms_client *client);
+
+struct ms_pool_stats {
+    uint64_t slots;        /* in use */
+    uint64_t store_bytes;  /* slots * 4096 */
+    uint64_t index_bytes;  /* memory of index and reference tables */
+    uint64_t mapped_pages; /* sum of references of all guests */
+    uint64_t clients;
+};
+void ms_pool_get_stats(const struct ms_pool *pool, struct ms_pool_stats *ret_stats);
+
+#endif
