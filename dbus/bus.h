@@ -78,8 +78,8 @@ int bus_send(struct bus *bus, DBusMessage *message, int timeout_ms, bus_reply_fn
 typedef void (*bus_signal_fn)(void *opaque, DBusMessage *signal);
 
 /*
- * Subscribes: each of sender, path, interface, member may be NULL for any. `path_namespace`
- * instead of path: begin it with a '*', e.g. "*\/org/vmmd1/guest" (without the backslash).
+ * Subscribes: each of sender, path, interface, member may be NULL for any. A path that ends with a
+ * slash ("/org/vmmd1/") stands for itself and everything below.
  * A struct bus with a base calls `fn` from the loop, one without from bus_wait(). -EREMOTEIO with
  * `err`. Lives until bus_free().
  */
