@@ -74,6 +74,9 @@ enum proto_setup_flags {
     PROTO_SETUP_INITRD = 1u << 0,
     PROTO_SETUP_TEMPLATE = 1u << 1, /* template disk + hash file */
     PROTO_SETUP_KVM = 1u << 2,
+    /* Carries no fd: merge zero pages only. The template disk is still passed, as the overlay's
+     * backing file. For guests that opted out of sharing. */
+    PROTO_SETUP_PRIVATE = 1u << 3,
 };
 /* fds: kernel, overlay (qcow2, read-write), console log (append), [initrd], [template disk,
  * hashes], [kvm] */
