@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * engine: what runs guest code. A table of functions; everything above it is shared by all engines.
+ *
+ * Two shapes have to fit. Software (libunicorn): its own interrupt controllers and timers in user space,
+ * one vCPU, guest code leaves to the host for every port and MMIO access. KVM: in-kernel irqchip, MSI by
+ * irqfd or ioctl, queue kicks by ioeventfd, SMP, a dirty log. An optional function that an engine lacks is
+ * NULL and its caller has another way.
+ *
+ * Threads: create, destroy, map_ram and vcpu_create by the thread that sets the machine up. vcpu_run by the
+ * vCPU's own thread. vcpu_kick, irq_line, msi, ram_written by any thread; irq_line and msi with the
+ * machine lock held (machine.h), never from a signal handler. vcpu_get_state, vcpu_set_state, get_irqchip,
+ * set_irqchip and clock_shift while no vCPU runs (gate.h).
+ *
+ * Addresses are GPA (guest physical) and HVA (host virtual), in bytes. Times are ns of CLOCK_MONOTONIC.
+ * Functions return 0 or -errno.
+ */
+#ifndef VMM_ENGINE_H
+#define VMM_ENGINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct engine;
+struct vcpu;
+struct state;
+
+#define ENGINE_MAX_VCPUS 64u
+
+/* Why vcpu_run() came back. */
+enum engine_exit {
+    ENGINE_EXIT_STOPPED, /* engine_host.poll() said so */
+    ENGINE_EXIT_RESET,   /* triple fault or the like: the guest asked for a reset, or crashed */
+    ENGINE_EXIT_FAILED,  /* the engine cannot go on: text in engine_error() */
+};
+
+/* What the engine calls in the machine. All from the vCPU's thread, no engine lock held. */
+struct engine_host {
+    void *opaque;
+    /* Port and MMIO accesses of 1, 2, 4 (and for MMIO 8) bytes. Unclaimed reads are all ones. */
+    uint64_t (*pio_read)(void *opaque, uint16_t port, unsigned size);
+    void (*pio_write)(void *opaque, uint16_t port, unsigned size, uint64_t value);
+    uint64_t (*mmio_read)(void *opaque, uint64_t gpa, unsigned size);
+    void (*mmio_write)(void *opaque, uint64_t gpa, unsigned size, uint64_t value);
+    /* Called after a kick, between two guest instructions: blocks while the machine is frozen or
+     * paused. false: leave vcpu_run() with ENGINE_EXIT_STOPPED. */
+    bool (*poll)(void *opaque, unsigned vcpu);
+    /* The vCPU halts (HLT) or runs again; while it halts it counts as not running guest code.
+     * resume blocks like poll and returns the same. */
+    void (*halt)(void *opaque, unsigned vcpu);
+    bool (*resume)(void *opaque, unsigned vcpu);
+};
+
+struct engine_config {
+    struct engine_host host;
+    uint32_t vcpus;
+    int kvm_fd;            /* /dev/kvm for the KVM engine, else -1 */
+    uint32_t buffer_mib;   /* software: translation buffer in MiB; 0: default */
+};
+
+/* Where guest code begins: 64-bit mode with paging on, as the Linux 64-bit boot protocol wants it
+ * (Documentation/arch/x86/boot.rst): flat segments 0x10 and 0x18, interrupts off. */
+struct engine_entry {
+    uint64_t rip, rsi, rsp, cr3, gdt_base;
+    uint16_t gdt_limit;
+};
+
+struct engine_ops {
+    const char *name;
+    bool in_kernel_irqchip;
+
+    int (*create)(const struct engine_config *config, struct engine **ret_engine);
+    void (*destroy)(struct engine *engine);
+
+    /* Makes [gpa, gpa+bytes) RAM at hva. The mapping at hva may be replaced page by page under a running
+     * guest as long as the content is the same and nobody writes during the change. */
+    int (*map_ram)(struct engine *engine, uint64_t gpa, uint64_t bytes, void *hva);
+    int (*unmap_ram)(struct engine *engine, uint64_t gpa, uint64_t bytes);
+    /* A device wrote guest RAM: forget what was translated from it. NULL where hardware sees to it. */
+    void (*ram_written)(struct engine *engine, uint64_t gpa, uint64_t bytes);
+
+    int (*vcpu_create)(struct engine *engine, unsigned index, struct vcpu **ret_vcpu);
+    int (*vcpu_enter_at)(struct vcpu *vcpu, const struct engine_entry *entry);
+    enum engine_exit (*vcpu_run)(struct vcpu *vcpu);
+    void (*vcpu_kick)(struct vcpu *vcpu);
+    int (*vcpu_get_state)(struct vcpu *vcpu, struct state *state);
+    int (*vcpu_set_state)(struct vcpu *vcpu, struct state *state);
+
+    /* Level of a GSI (0..23); a message signalled interrupt. */
+    int (*irq_line)(struct engine *engine, unsigned gsi, bool level);
+    int (*msi)(struct engine *engine, uint64_t address, uint32_t data);
+    int (*get_irqchip)(struct engine *engine, struct state *state);
+    int (*set_irqchip)(struct engine *engine, struct state *state);
+
+    /* Guest time stands still for `ns`: it was paused that long. */
+    void (*clock_shift)(struct engine *engine, uint64_t ns);
+    uint64_t (*tsc_khz)(struct engine *engine);
+
+    /* Optional. An eventfd that fires an MSI; an eventfd written when the guest writes gpa. */
+    int (*irqfd)(struct engine *engine, int fd, uint64_t address, uint32_t data);
+    int (*ioeventfd)(struct engine *engine, uint64_t gpa, unsigned size, int fd, bool add);
+    /* Optional. One bit per page of [gpa, gpa+bytes) written since the last call. */
+    int (*dirty_log)(struct engine *engine, uint64_t gpa, uint64_t bytes, uint64_t *ret_bitmap);
+
+    /* One line about the last failure, or "". */
+    const char *(*error)(struct engine *engine);
+};
+
+/* NULL when the build lacks it. */
+const struct engine_ops *engine_soft(void);
+
+#endif
