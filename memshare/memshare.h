@@ -72,7 +72,9 @@ struct ms_template {
 };
 
 struct ms_scanner_config {
-    void *ram;          /* page-aligned, private anonymous memory */
+    void *ram;          /* page-aligned, private anonymous memory, mapped with MAP_NORESERVE and
+                           advised MADV_NOHUGEPAGE (with other flags all works, but pages that
+                           become anonymous again then need mappings of their own) */
     uint64_t ram_bytes; /* multiple of 4096 */
     const struct ms_scanner_ops *ops;
     void *opaque; /* for ops */
@@ -148,8 +150,12 @@ int ms_client_fd(const struct ms_client *client); /* to poll for reading */
 int ms_client_serve(struct ms_client *client);
 const char *ms_client_error(const struct ms_client *client); /* "" if none; valid until detach */
 
-/* Drops every reference of this guest process; slots nobody maps any more are freed and punched
- * out. */
+/*
+ * Drops every reference of this guest process; slots nobody maps any more are freed and punched
+ * out. So a guest process that still runs loses pages that it maps: after -EPROTO (or any error but
+ * -ECONNRESET) end the process first. The scanner closes its socket only when it ends or when it
+ * maps nothing of that pool any more.
+ */
 void ms_client_detach(struct ms_client *client);
 
 /* Bytes this guest saves by sharing now, as defined at struct ms_ledger. */

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The CPU budget: see budget.h.
+ */
+#include "memshare/budget.h"
+
+#include <time.h>
+
+#define BURST_NS     20000000 /* CPU time that may be saved up */
+#define MAX_SLEEP_NS 200000000
+#define MIN_SLEEP_NS 1000000 /* shorter debts are carried on to the next charge */
+
+static uint64_t clock_ns(clockid_t clock)
+{
+    struct timespec now;
+
+    clock_gettime(clock, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+uint64_t ms_now_ns(void)
+{
+    return clock_ns(CLOCK_MONOTONIC);
+}
+
+void ms_budget_init(struct ms_budget *budget, unsigned percent)
+{
+    atomic_init(&budget->percent, percent);
+    atomic_init(&budget->spent_ns, 0);
+    budget->credit_ns = 0;
+}
+
+void ms_budget_start(struct ms_budget *budget)
+{
+    budget->credit_ns = 0;
+    budget->wall_ns = ms_now_ns();
+    budget->cpu_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID);
+}
+
+uint64_t ms_budget_charge(struct ms_budget *budget)
+{
+    unsigned percent = atomic_load(&budget->percent);
+    uint64_t wall = ms_now_ns();
+    uint64_t cpu = clock_ns(CLOCK_THREAD_CPUTIME_ID);
+    uint64_t debt_ns;
+
+    budget->credit_ns += (int64_t)((wall - budget->wall_ns) * percent / 100);
+    budget->credit_ns -= (int64_t)(cpu - budget->cpu_ns);
+    if (budget->credit_ns > BURST_NS)
+        budget->credit_ns = BURST_NS;
+    atomic_fetch_add(&budget->spent_ns, cpu - budget->cpu_ns);
+    budget->wall_ns = wall;
+    budget->cpu_ns = cpu;
+    if (percent >= 100 || budget->credit_ns >= 0)
+        return 0;
+    debt_ns = percent ? (uint64_t)-budget->credit_ns * 100 / percent : MAX_SLEEP_NS;
+    if (debt_ns < MIN_SLEEP_NS)
+        return 0;
+    return debt_ns < MAX_SLEEP_NS ? debt_ns : MAX_SLEEP_NS;
+}

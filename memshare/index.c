@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The hash index: see index.h. One thread. Never trusts that two equal hashes are equal pages.
+ */
+#include "memshare/index.h"
+
+#include <errno.h>
+#include <stdbool.h>
+#include <stdlib.h>
+
+#define INDEX_MIN 1024u
+
+int ms_index_init(struct ms_index *index)
+{
+    index->entry = calloc(INDEX_MIN, sizeof(*index->entry));
+    if (!index->entry)
+        return -ENOMEM;
+    index->size = INDEX_MIN;
+    index->used = 0;
+    index->epoch = 0;
+    return 0;
+}
+
+void ms_index_free(struct ms_index *index)
+{
+    free(index->entry);
+    index->entry = NULL;
+}
+
+uint64_t ms_index_bytes(const struct ms_index *index)
+{
+    return index->size * sizeof(*index->entry);
+}
+
+/* Where `hash` is, or the empty entry where it would be. */
+static uint64_t place_of(const struct ms_index *index, uint64_t hash)
+{
+    uint64_t i = hash & (index->size - 1);
+
+    while (index->entry[i].kind != MS_ENTRY_EMPTY && index->entry[i].hash != hash)
+        i = (i + 1) & (index->size - 1);
+    return i;
+}
+
+struct ms_entry *ms_index_find(const struct ms_index *index, uint64_t hash)
+{
+    struct ms_entry *entry = &index->entry[place_of(index, hash)];
+
+    return entry->kind == MS_ENTRY_EMPTY ? NULL : entry;
+}
+
+/* Backward shift: every entry after the hole that may stand nearer to its home does. */
+static void remove_at(struct ms_index *index, uint64_t hole)
+{
+    uint64_t mask = index->size - 1;
+
+    for (uint64_t i = (hole + 1) & mask; index->entry[i].kind != MS_ENTRY_EMPTY;
+         i = (i + 1) & mask) {
+        uint64_t home = index->entry[i].hash & mask;
+
+        if (((i - home) & mask) >= ((i - hole) & mask)) {
+            index->entry[hole] = index->entry[i];
+            hole = i;
+        }
+    }
+    index->entry[hole].kind = MS_ENTRY_EMPTY;
+    index->used--;
+}
+
+static void remove_if(struct ms_index *index,
+                      bool (*unwanted)(const struct ms_index *index, const struct ms_entry *entry,
+                                       unsigned argument),
+                      unsigned argument)
+{
+    for (uint64_t i = 0; i < index->size; i++)
+        while (index->entry[i].kind == MS_ENTRY_UNIQUE &&
+               unwanted(index, &index->entry[i], argument))
+            remove_at(index, i);
+}
+
+static bool is_stale(const struct ms_index *index, const struct ms_entry *entry, unsigned rounds)
+{
+    return (uint8_t)(index->epoch - entry->epoch) >= rounds;
+}
+
+static bool is_from(const struct ms_index *index, const struct ms_entry *entry, unsigned client)
+{
+    (void)index;
+    return entry->client == client;
+}
+
+static int grow(struct ms_index *index)
+{
+    struct ms_index grown = {.size = index->size * 2, .epoch = index->epoch};
+
+    if (grown.size > MS_INDEX_MAX)
+        return -ENOMEM;
+    grown.entry = calloc(grown.size, sizeof(*grown.entry));
+    if (!grown.entry)
+        return -ENOMEM;
+    for (uint64_t i = 0; i < index->size; i++) {
+        if (index->entry[i].kind == MS_ENTRY_EMPTY)
+            continue;
+        grown.entry[place_of(&grown, index->entry[i].hash)] = index->entry[i];
+        grown.used++;
+    }
+    free(index->entry);
+    *index = grown;
+    return 0;
+}
+
+/* Room for one more at a load of at most 3/4. */
+static int make_room(struct ms_index *index)
+{
+    uint64_t limit = index->size / 4 * 3;
+
+    if (index->used < limit)
+        return 0;
+    remove_if(index, is_stale, 2);
+    index->epoch++;
+    if (index->used < limit / 4 * 3)
+        return 0;
+    if (grow(index) < 0 && index->used >= limit)
+        return -ENOMEM;
+    return 0;
+}
+
+int ms_index_add_unique(struct ms_index *index, uint64_t hash, uint16_t client, uint32_t page)
+{
+    int r = make_room(index);
+    struct ms_entry *entry;
+
+    if (r < 0)
+        return r;
+    entry = &index->entry[place_of(index, hash)];
+    if (entry->kind == MS_ENTRY_EMPTY)
+        index->used++;
+    *entry = (struct ms_entry){.hash = hash,
+                               .value = page,
+                               .client = client,
+                               .epoch = index->epoch,
+                               .kind = MS_ENTRY_UNIQUE};
+    return 0;
+}
+
+int ms_index_set_slot(struct ms_index *index, uint64_t hash, uint32_t slot)
+{
+    struct ms_entry *entry = ms_index_find(index, hash);
+
+    if (!entry) {
+        int r = ms_index_add_unique(index, hash, 0, 0);
+
+        if (r < 0)
+            return r;
+        entry = ms_index_find(index, hash);
+    }
+    entry->kind = MS_ENTRY_SLOT;
+    entry->value = slot;
+    return 0;
+}
+
+void ms_index_remove_slot(struct ms_index *index, uint64_t hash, uint32_t slot)
+{
+    uint64_t i = place_of(index, hash);
+
+    if (index->entry[i].kind == MS_ENTRY_SLOT && index->entry[i].value == slot)
+        remove_at(index, i);
+}
+
+void ms_index_forget_client(struct ms_index *index, uint16_t client)
+{
+    remove_if(index, is_from, client);
+}

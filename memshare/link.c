@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The guest end of the protocol: see link.h and ms-proto.h. Scanner thread only, no lock; must not
+ * be called while the guest is frozen, for it may wait.
+ */
+#include "memshare/link.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+void ms_link_init(struct ms_link *link, int wake, bool (*canceled)(void *opaque), void *opaque)
+{
+    memset(link, 0, sizeof(*link));
+    link->sock = -1;
+    link->pool_fd = -1;
+    link->wake = wake;
+    link->canceled = canceled;
+    link->opaque = opaque;
+    link->drop.head.type = MS_MSG_DROP;
+    link->tref.head.type = MS_MSG_TEMPLATE_REF;
+    link->tdrop.head.type = MS_MSG_TEMPLATE_DROP;
+}
+
+void ms_link_close(struct ms_link *link)
+{
+    if (link->sock >= 0)
+        close(link->sock);
+    if (link->pool_fd >= 0)
+        close(link->pool_fd);
+    link->sock = -1;
+    link->pool_fd = -1;
+    link->dead = false;
+    link->n_look = 0;
+    link->n_answer = 0;
+    link->drop.head.count = 0;
+    link->tref.head.count = 0;
+    link->tdrop.head.count = 0;
+}
+
+static int lost(struct ms_link *link)
+{
+    link->dead = true;
+    return -ECONNRESET;
+}
+
+/* Waits for the socket; the wake-up fd only makes us look whether to give up. */
+static int wait_for(struct ms_link *link, short events)
+{
+    struct pollfd fds[2] = {{.fd = link->sock, .events = events},
+                            {.fd = link->wake, .events = POLLIN}};
+
+    for (;;) {
+        uint64_t count;
+
+        if (link->canceled(link->opaque))
+            return -ECANCELED;
+        if (poll(fds, 2, -1) < 0) {
+            if (errno == EINTR)
+                continue;
+            return -errno;
+        }
+        if (fds[1].revents && read(link->wake, &count, sizeof(count)) < 0 && errno != EAGAIN)
+            return -errno;
+        if (fds[0].revents)
+            return 0;
+    }
+}
+
+static int send_message(struct ms_link *link, const struct iovec *iov, size_t n_iov)
+{
+    struct msghdr msg = {.msg_iov = (struct iovec *)iov, .msg_iovlen = n_iov};
+
+    while (sendmsg(link->sock, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
+        int r;
+
+        if (errno == EINTR)
+            continue;
+        if (errno != EAGAIN && errno != ENOBUFS)
+            return lost(link);
+        r = wait_for(link, POLLOUT);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+static int send_plain(struct ms_link *link, const void *message, size_t length)
+{
+    struct iovec iov = {.iov_base = (void *)message, .iov_len = length};
+
+    if (!ms_link_is_up(link))
+        return -ECONNRESET;
+    return send_message(link, &iov, 1);
+}
+
+int ms_link_open(struct ms_link *link, int sock, int pool_fd, uint64_t ram_pages)
+{
+    struct ms_msg_hello hello = {
+        .head = {.type = MS_MSG_HELLO}, .version = MS_PROTO_VERSION, .ram_pages = ram_pages};
+
+    link->sock = sock;
+    link->pool_fd = pool_fd;
+    link->dead = false;
+    return send_plain(link, &hello, sizeof(hello));
+}
+
+static int keep_look(struct ms_link *link, uint32_t count)
+{
+    struct ms_msg_head looked = {.type = MS_MSG_LOOKED};
+
+    for (uint32_t i = 0; i < count && link->n_look < MS_MAX_LOOK; i++)
+        link->look[link->n_look++] = link->in.numbers.number[i];
+    return send_plain(link, &looked, sizeof(looked));
+}
+
+/* Reads one message if there is one: 1, 0, or an error. The daemon is trusted, not infallible. */
+static int read_message(struct ms_link *link)
+{
+    ssize_t n = recv(link->sock, &link->in, sizeof(link->in), MSG_DONTWAIT);
+    uint32_t count = link->in.head.count;
+    int r;
+
+    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        return 0;
+    if (n < (ssize_t)sizeof(link->in.head) || count > MS_MAX_OFFER ||
+        (size_t)n != offsetof(struct ms_msg_numbers, number) + count * sizeof(uint32_t))
+        return lost(link);
+    switch (link->in.head.type) {
+    case MS_MSG_LOOK: r = keep_look(link, count); return r < 0 ? r : 1;
+    case MS_MSG_ANSWER:
+        memcpy(link->answer, link->in.numbers.number, count * sizeof(uint32_t));
+        link->n_answer = count;
+        return 1;
+    default: return lost(link);
+    }
+}
+
+static int wait_answer(struct ms_link *link, uint32_t n, uint32_t *ret_slot)
+{
+    while (!link->n_answer) {
+        int r = read_message(link);
+
+        if (r == 0)
+            r = wait_for(link, POLLIN);
+        if (r < 0)
+            return r;
+    }
+    if (link->n_answer != n)
+        return lost(link);
+    memcpy(ret_slot, link->answer, n * sizeof(*ret_slot));
+    link->n_answer = 0;
+    return 0;
+}
+
+int ms_link_offer(struct ms_link *link, const struct ms_offer *offer, uint32_t n,
+                  uint32_t *ret_slot)
+{
+    struct ms_msg_head head = {.type = MS_MSG_OFFER, .count = n};
+    struct iovec iov[2] = {{.iov_base = &head, .iov_len = sizeof(head)},
+                           {.iov_base = (void *)offer, .iov_len = n * sizeof(*offer)}};
+    int r;
+
+    if (!ms_link_is_up(link))
+        return -ECONNRESET;
+    r = send_message(link, iov, 2);
+    return r < 0 ? r : wait_answer(link, n, ret_slot);
+}
+
+int ms_link_publish(struct ms_link *link, const uint32_t *item, const void *page, uint32_t n,
+                    uint32_t *ret_slot)
+{
+    struct {
+        struct ms_msg_head head;
+        uint32_t item[MS_MAX_PUBLISH];
+    } front = {.head = {.type = MS_MSG_PUBLISH, .count = n}};
+    struct iovec iov[2] = {{.iov_base = &front, .iov_len = sizeof(front)},
+                           {.iov_base = (void *)page, .iov_len = (size_t)n * MS_PAGE_SIZE}};
+    int r;
+
+    _Static_assert(sizeof(front) == offsetof(struct ms_msg_publish, page), "one layout");
+    if (!ms_link_is_up(link))
+        return -ECONNRESET;
+    memcpy(front.item, item, n * sizeof(*item));
+    r = send_message(link, iov, 2);
+    return r < 0 ? r : wait_answer(link, n, ret_slot);
+}
+
+static int flush_numbers(struct ms_link *link, struct ms_msg_numbers *numbers)
+{
+    uint32_t count = numbers->head.count;
+    int r = 0;
+
+    if (count && ms_link_is_up(link))
+        r = send_plain(link, numbers,
+                       offsetof(struct ms_msg_numbers, number) + count * sizeof(uint32_t));
+    if (r != -ECANCELED)
+        numbers->head.count = 0;
+    return r;
+}
+
+int ms_link_flush(struct ms_link *link)
+{
+    int r = flush_numbers(link, &link->tref);
+
+    if (r == 0)
+        r = flush_numbers(link, &link->tdrop);
+    if (r == 0)
+        r = flush_numbers(link, &link->drop);
+    return r;
+}
+
+static void gather(struct ms_link *link, struct ms_msg_numbers *numbers, uint32_t number)
+{
+    if (!ms_link_is_up(link))
+        return;
+    /* Flushed all together: a block's drop must not overtake the message that took it. */
+    if (numbers->head.count == MS_MAX_DROP)
+        (void)ms_link_flush(link);
+    if (numbers->head.count < MS_MAX_DROP)
+        numbers->number[numbers->head.count++] = number;
+}
+
+void ms_link_drop(struct ms_link *link, uint32_t slot)
+{
+    gather(link, &link->drop, slot);
+}
+
+void ms_link_template_ref(struct ms_link *link, uint32_t block)
+{
+    gather(link, &link->tref, block);
+}
+
+void ms_link_template_drop(struct ms_link *link, uint32_t block)
+{
+    gather(link, &link->tdrop, block);
+}
+
+int ms_link_poll(struct ms_link *link)
+{
+    int r = 1;
+
+    while (r > 0 && ms_link_is_up(link))
+        r = read_message(link);
+    return r < 0 ? r : 0;
+}

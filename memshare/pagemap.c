@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Reading page tables: see pagemap.h. No state but the fd, no lock.
+ *
+ * Reading an untouched page maps the kernel's shared zero page, which costs nothing and is not part
+ * of Rss; it must not be taken for a page of our own. PAGEMAP_SCAN names it; the entries do not,
+ * but a page of our own is mapped once ("exclusive") as long as nobody forks, and the zero page
+ * never is.
+ */
+#include "memshare/pagemap.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "memshare/memshare.h"
+
+/* The kernel's interface (linux/fs.h since 6.7), repeated here so that older headers do. */
+struct scan_region {
+    uint64_t start, end, categories;
+};
+
+struct scan_arg {
+    uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
+    uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
+};
+
+#define SCAN_IOCTL    _IOWR('f', 16, struct scan_arg)
+#define SCAN_FILE     (1u << 2)
+#define SCAN_PRESENT  (1u << 3)
+#define SCAN_SWAPPED  (1u << 4)
+#define SCAN_PFNZERO  (1u << 5)
+#define SCAN_REGIONS  128
+#define ENTRY_PRESENT ((uint64_t)1 << 63)
+#define ENTRY_SWAPPED ((uint64_t)1 << 62)
+#define ENTRY_FILE    ((uint64_t)1 << 61)
+#define ENTRY_ALONE   ((uint64_t)1 << 56)
+#define ENTRIES       256
+
+static int scan_some(const struct ms_pagemap *pagemap, uint64_t start, uint64_t end,
+                     struct scan_region *region, uint64_t *ret_walked)
+{
+    struct scan_arg arg = {
+        .size = sizeof(arg),
+        .start = start,
+        .end = end,
+        .vec = (uint64_t)(uintptr_t)region,
+        .vec_len = SCAN_REGIONS,
+        .category_anyof_mask = SCAN_PRESENT | SCAN_SWAPPED,
+        .return_mask = SCAN_PRESENT | SCAN_SWAPPED | SCAN_FILE | SCAN_PFNZERO,
+    };
+    int n = ioctl(pagemap->fd, SCAN_IOCTL, &arg);
+
+    if (n < 0)
+        return -errno;
+    *ret_walked = arg.walk_end;
+    return n;
+}
+
+int ms_pagemap_open(struct ms_pagemap *pagemap, const void *probe, bool allow_scan)
+{
+    struct scan_region region[SCAN_REGIONS];
+    uint64_t start = (uint64_t)(uintptr_t)probe;
+    uint64_t walked;
+
+    pagemap->fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    if (pagemap->fd < 0)
+        return -errno;
+    pagemap->has_scan =
+        allow_scan && scan_some(pagemap, start, start + MS_PAGE_SIZE, region, &walked) >= 0;
+    return 0;
+}
+
+void ms_pagemap_close(struct ms_pagemap *pagemap)
+{
+    if (pagemap->fd >= 0)
+        close(pagemap->fd);
+    pagemap->fd = -1;
+}
+
+static uint8_t class_of_categories(uint64_t categories)
+{
+    if (categories & SCAN_FILE)
+        return MS_FILE; /* also while the kernel moves it, when it is not "present" */
+    if (categories & SCAN_SWAPPED)
+        return MS_SWAPPED;
+    return (categories & SCAN_PRESENT) && !(categories & SCAN_PFNZERO) ? MS_OWN : MS_ABSENT;
+}
+
+static int classify_by_scan(const struct ms_pagemap *pagemap, uint64_t start, uint64_t n,
+                            uint8_t *ret_class)
+{
+    struct scan_region region[SCAN_REGIONS];
+    uint64_t end = start + n * MS_PAGE_SIZE;
+
+    memset(ret_class, MS_ABSENT, n);
+    for (uint64_t at = start; at < end;) {
+        uint64_t walked;
+        int found = scan_some(pagemap, at, end, region, &walked);
+
+        if (found < 0)
+            return found;
+        for (int i = 0; i < found; i++)
+            memset(ret_class + (region[i].start - start) / MS_PAGE_SIZE,
+                   class_of_categories(region[i].categories),
+                   (region[i].end - region[i].start) / MS_PAGE_SIZE);
+        if (walked <= at)
+            return -EIO; /* no progress: never loop on it */
+        at = walked;
+    }
+    return 0;
+}
+
+static uint8_t class_of_entry(uint64_t entry)
+{
+    if (!(entry & (ENTRY_PRESENT | ENTRY_SWAPPED)))
+        return MS_ABSENT;
+    if (entry & ENTRY_FILE)
+        return MS_FILE; /* also while the kernel moves it, when it is not "present" */
+    if (entry & ENTRY_SWAPPED)
+        return MS_SWAPPED;
+    return entry & ENTRY_ALONE ? MS_OWN : MS_ABSENT;
+}
+
+static int classify_by_entries(const struct ms_pagemap *pagemap, uint64_t start, uint64_t n,
+                               uint8_t *ret_class)
+{
+    uint64_t entry[ENTRIES];
+
+    for (uint64_t done = 0; done < n;) {
+        uint64_t want = n - done < ENTRIES ? n - done : ENTRIES;
+        off_t at = (off_t)((start / MS_PAGE_SIZE + done) * sizeof(entry[0]));
+        ssize_t got = pread(pagemap->fd, entry, want * sizeof(entry[0]), at);
+
+        if (got < (ssize_t)sizeof(entry[0]))
+            return got < 0 ? -errno : -EIO;
+        want = (uint64_t)got / sizeof(entry[0]);
+        for (uint64_t i = 0; i < want; i++)
+            ret_class[done + i] = class_of_entry(entry[i]);
+        done += want;
+    }
+    return 0;
+}
+
+int ms_pagemap_classify(const struct ms_pagemap *pagemap, const void *start, uint64_t n,
+                        uint8_t *ret_class)
+{
+    uint64_t at = (uint64_t)(uintptr_t)start;
+
+    return pagemap->has_scan ? classify_by_scan(pagemap, at, n, ret_class)
+                             : classify_by_entries(pagemap, at, n, ret_class);
+}

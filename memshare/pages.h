@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What the scanner knows of each page of guest RAM, about nine bytes a page.
+ *
+ * where: what is mapped there (kind and place). Written by the scanner thread only, and where a
+ * mapping changes only while the guest is frozen, so a discard (which never runs during a freeze)
+ * may trust it. A page whose mapping is not MS_ANON may still hold a page of our own, after a
+ * write: MS_SPLIT is set once the scanner has seen that and given the reference back.
+ * gone: a bit per page, set by discard after it has mapped anonymous memory there, cleared by the
+ * scanner thread when it has taken note.
+ */
+#ifndef MS_PAGES_H
+#define MS_PAGES_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "memshare/ms-proto.h"
+
+enum ms_kind {
+    MS_ANON,
+    MS_LINEAGE,  /* the parent's memory image */
+    MS_TEMPLATE, /* the template's disk */
+    MS_POOL,     /* the pool we are connected to */
+    MS_OLD,      /* a pool of an earlier connection */
+};
+
+#define MS_KIND_SHIFT   (MS_INDEX_BITS + 1)
+#define MS_SPLIT        (1u << MS_INDEX_BITS)
+#define MS_BACKOFF_MAX  6 /* a page is looked at every 2^6 passes at least */
+#define MS_BACKOFF_IDLE 3 /* a page that nobody else has: every 2^3 passes */
+
+struct ms_pages {
+    uint64_t n;
+    _Atomic uint32_t *where;
+    uint32_t *seen;   /* 0: never looked at; else 32 bits of the hash then, never 0 */
+    uint8_t *backoff; /* looked at every 2^backoff passes */
+    _Atomic uint64_t *gone;
+    _Atomic uint64_t mappings; /* VMAs, as far as they follow from `where` */
+    uint64_t n_shared;         /* pages whose kind is not MS_ANON */
+    uint64_t n_old;            /* pages whose kind is MS_OLD */
+};
+
+int ms_pages_init(struct ms_pages *pages, uint64_t n);
+void ms_pages_free(struct ms_pages *pages);
+
+static inline uint32_t ms_where(const struct ms_pages *pages, uint64_t page)
+{
+    return atomic_load_explicit(&pages->where[page], memory_order_acquire);
+}
+
+static inline enum ms_kind ms_kind_of(uint32_t where)
+{
+    return (enum ms_kind)(where >> MS_KIND_SHIFT);
+}
+
+static inline uint32_t ms_index_of(uint32_t where)
+{
+    return where & MS_MAX_INDEX;
+}
+
+/* May it be mapped anew without giving a reference back first? */
+static inline bool ms_is_mergeable(uint32_t where)
+{
+    return ms_kind_of(where) == MS_ANON || ms_kind_of(where) == MS_OLD || (where & MS_SPLIT);
+}
+
+static inline bool ms_is_gone(const struct ms_pages *pages, uint64_t page)
+{
+    return atomic_load_explicit(&pages->gone[page / 64], memory_order_acquire) >> (page % 64) & 1;
+}
+
+/* Notes that [page, page + n) is mapped from index.. of kind now; keeps the count of mappings. */
+void ms_pages_set(struct ms_pages *pages, uint64_t page, uint64_t n, enum ms_kind kind,
+                  uint32_t index);
+void ms_pages_set_split(struct ms_pages *pages, uint64_t page);
+/* How many mappings more (or fewer) there were if it were set so. */
+int64_t ms_pages_delta(const struct ms_pages *pages, uint64_t page, uint64_t n, enum ms_kind kind,
+                       uint32_t index);
+/* The connection changed: pool pages are pages of an old pool now. */
+void ms_pages_pool_to_old(struct ms_pages *pages);
+
+/* Is the page's turn in this pass? Pages with the same backoff are spread over the passes. */
+static inline bool ms_pages_due(const struct ms_pages *pages, uint64_t page, uint64_t pass)
+{
+    uint64_t mask = ((uint64_t)1 << pages->backoff[page]) - 1;
+
+    return ((page ^ pass) & mask) == 0;
+}
+
+static inline void ms_pages_back_off(struct ms_pages *pages, uint64_t page, uint8_t max)
+{
+    if (pages->backoff[page] < max)
+        pages->backoff[page]++;
+    else
+        pages->backoff[page] = max;
+}
+
+#endif

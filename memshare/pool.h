@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The daemon side inside: what pool.c (life of pools and clients) and serve.c (messages) share.
+ * One thread.
+ */
+#ifndef MS_POOL_H
+#define MS_POOL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "memshare/index.h"
+#include "memshare/memshare.h"
+#include "memshare/ms-proto.h"
+#include "memshare/refs.h"
+#include "memshare/store.h"
+
+#define MS_MAX_CLIENTS 4096u /* of one pool; the index names a client in 16 bits */
+
+/* How often all clients of the pool map each block of a template. */
+struct ms_template_refs {
+    struct ms_template_refs *next;
+    char *key;
+    uint32_t clients;
+    struct ms_refs refs;
+};
+
+struct ms_pool {
+    struct ms_store store;
+    struct ms_index index;
+    struct ms_template_refs *templates;
+    struct ms_client **client; /* by id; NULL: free */
+    uint32_t n_ids;
+    uint32_t n_clients;
+    uint64_t mapped_pages;
+    bool look_pending; /* some client has pages to look at */
+    union {
+        struct ms_msg_head head;
+        struct ms_msg_hello hello;
+        struct ms_msg_offer offer;
+        struct ms_msg_publish publish;
+        struct ms_msg_numbers numbers;
+        uint8_t byte[sizeof(struct ms_msg_publish) + 1]; /* one more: an oversize message shows */
+    } in;
+    struct ms_msg_numbers out;
+};
+
+struct ms_client {
+    struct ms_pool *pool;
+    int sock;
+    uint16_t id;
+    bool hello;         /* said HELLO */
+    uint64_t ram_pages; /* as it says; bounds the references it may hold */
+    struct ms_refs slots;
+    struct ms_refs blocks;
+    struct ms_template_refs *tmpl; /* NULL: none */
+    uint64_t template_blocks;
+    uint32_t n_offered; /* length of its last OFFER */
+    uint64_t wanted_hash[MS_MAX_OFFER];
+    bool wanted[MS_MAX_OFFER]; /* answered with PUBLISH and not sent yet */
+    bool look_sent;            /* a LOOK it has not acknowledged */
+    uint32_t n_look;
+    uint32_t look[MS_MAX_LOOK]; /* its pages that another guest turned out to have too */
+    char error[160];
+};
+
+/* Takes one reference of the client away from a slot it holds; frees the slot with its last one. */
+void ms_client_unref_slot(struct ms_client *client, uint32_t slot);
+
+#endif

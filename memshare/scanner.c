@@ -1,0 +1,401 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Guest side: the scanner's life, its loop, and what other threads may call.
+ *
+ * The loop: take a new connection, merge what the devices hinted at, make a pass when it is time,
+ * sleep. While a pass finds work the next one follows soon; when it finds nothing they become rare.
+ * Other threads set flags and write to an eventfd; only connect and the hint ring have a lock, held
+ * for a few instructions. Discard takes none.
+ */
+#include "memshare/scanner.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "memshare/ms-hash.h"
+
+#define MS(x)          ((uint64_t)(x)*1000000)
+#define PASS_SOON      MS(100)  /* the time a page must stand still to be worth merging */
+#define PASS_IDLE      MS(1000) /* when there was nothing to do, doubling up to: */
+#define PASS_RARE      MS(4000)
+#define SWEEP_EVERY    MS(1000)
+#define HINT_GATHER    MS(10) /* device reads come in swarms */
+#define QUIET_FRACTION 200    /* less than 1/200 of resident is (almost) nothing */
+
+/* ---- life ---- */
+
+static int check_config(const struct ms_scanner_config *config)
+{
+    if (!config->ram || (uintptr_t)config->ram % MS_PAGE_SIZE || !config->ram_bytes ||
+        config->ram_bytes % MS_PAGE_SIZE || config->ram_bytes / MS_PAGE_SIZE > UINT32_MAX)
+        return -EINVAL;
+    if (!config->ops || !config->ops->freeze || !config->ops->thaw || config->budget_percent > 100)
+        return -EINVAL;
+    if (config->tmpl.fd >= 0 && config->tmpl.n_blocks &&
+        (!config->tmpl.hash || !config->tmpl.by_hash))
+        return -EINVAL;
+    return 0;
+}
+
+static int open_all(struct ms_scanner *scanner, bool allow_scan)
+{
+    int r = ms_pages_init(&scanner->pages, scanner->n_pages);
+
+    if (r < 0)
+        return r;
+    scanner->offers.page = malloc((size_t)MS_MAX_PUBLISH * MS_PAGE_SIZE);
+    if (!scanner->offers.page)
+        return -ENOMEM;
+    r = ms_pagemap_open(&scanner->pagemap, scanner->ram, allow_scan);
+    if (r < 0)
+        return r;
+    scanner->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    return scanner->wake < 0 ? -errno : 0;
+}
+
+int ms_scanner_new_with(struct ms_scanner **ret_scanner, const struct ms_scanner_config *config,
+                        bool allow_scan)
+{
+    static const uint8_t zero[MS_PAGE_SIZE];
+    struct ms_scanner *scanner;
+    int r = check_config(config);
+
+    if (r < 0)
+        return r;
+    scanner = calloc(1, sizeof(*scanner));
+    if (!scanner)
+        return -ENOMEM;
+    scanner->config = *config;
+    scanner->ram = config->ram;
+    scanner->n_pages = config->ram_bytes / MS_PAGE_SIZE;
+    scanner->zero_hash = ms_hash_page(zero);
+    scanner->pagemap.fd = -1;
+    scanner->wake = -1;
+    scanner->connect_sock = -1;
+    scanner->connect_pool_fd = -1;
+    scanner->interval_ns = PASS_SOON;
+    pthread_mutex_init(&scanner->connect_lock, NULL);
+    ms_hints_init(&scanner->hints);
+    ms_budget_init(&scanner->budget, config->budget_percent);
+    r = open_all(scanner, allow_scan);
+    ms_link_init(&scanner->link, scanner->wake, ms_scanner_interrupted, scanner);
+    if (r < 0) {
+        ms_scanner_free(scanner);
+        return r;
+    }
+    *ret_scanner = scanner;
+    return 0;
+}
+
+int ms_scanner_new(struct ms_scanner **ret_scanner, const struct ms_scanner_config *config)
+{
+    return ms_scanner_new_with(ret_scanner, config, true);
+}
+
+static void close_fd(int fd)
+{
+    if (fd >= 0)
+        close(fd);
+}
+
+static void close_tokens(struct ms_scanner *scanner)
+{
+    uint32_t n = atomic_exchange(&scanner->n_tokens, 0);
+
+    for (uint32_t i = 0; i < n; i++)
+        close(scanner->token[i]);
+}
+
+void ms_scanner_free(struct ms_scanner *scanner)
+{
+    if (!scanner)
+        return;
+    ms_link_close(&scanner->link);
+    close_tokens(scanner);
+    close_fd(scanner->connect_sock);
+    close_fd(scanner->connect_pool_fd);
+    close_fd(scanner->wake);
+    ms_pagemap_close(&scanner->pagemap);
+    ms_pages_free(&scanner->pages);
+    ms_hints_destroy(&scanner->hints);
+    pthread_mutex_destroy(&scanner->connect_lock);
+    free(scanner->offers.page);
+    free(scanner);
+}
+
+/* ---- calls from other threads ---- */
+
+static void wake(struct ms_scanner *scanner)
+{
+    uint64_t one = 1;
+
+    (void)!write(scanner->wake, &one, sizeof(one)); /* full means that it is awake already */
+}
+
+void ms_scanner_stop(struct ms_scanner *scanner)
+{
+    atomic_store(&scanner->stop, true);
+    wake(scanner);
+}
+
+void ms_scanner_set_budget(struct ms_scanner *scanner, unsigned percent)
+{
+    atomic_store(&scanner->budget.percent, percent < 100 ? percent : 100);
+    wake(scanner);
+}
+
+int ms_scanner_connect(struct ms_scanner *scanner, int sock, int pool_fd)
+{
+    if (sock >= 0 && pool_fd < 0)
+        return -EINVAL;
+    if (atomic_load(&scanner->n_tokens) == MS_MAX_TOKENS)
+        return -EBUSY;
+    pthread_mutex_lock(&scanner->connect_lock);
+    close_fd(scanner->connect_sock); /* one that was never taken up */
+    close_fd(scanner->connect_pool_fd);
+    scanner->connect_sock = sock;
+    scanner->connect_pool_fd = pool_fd;
+    scanner->connect_pending = true;
+    atomic_store(&scanner->connect_wanted, true);
+    pthread_mutex_unlock(&scanner->connect_lock);
+    wake(scanner);
+    return 0;
+}
+
+void ms_scanner_hint_template(struct ms_scanner *scanner, uint64_t page, uint64_t n_pages,
+                              uint64_t block)
+{
+    const struct ms_template *tmpl = &scanner->config.tmpl;
+    uint64_t n_blocks = tmpl->n_blocks < MS_MAX_INDEX ? tmpl->n_blocks : MS_MAX_INDEX;
+
+    if (tmpl->fd < 0 || page >= scanner->n_pages || n_pages > scanner->n_pages - page ||
+        block >= n_blocks || n_pages > n_blocks - block || n_pages == 0)
+        return;
+    if (ms_hints_put(&scanner->hints, (struct ms_hint){.page = page, .block = block, .n = n_pages}))
+        wake(scanner);
+}
+
+/* ---- discard ---- */
+
+/* Without a mapping left the pages are cleared instead: they cost memory, but show nothing. */
+static int map_anonymous(struct ms_scanner *scanner, uint64_t page, uint64_t n)
+{
+    void *ram = ms_ram_page(scanner, page);
+    size_t length = n * MS_PAGE_SIZE;
+
+    if (mmap(ram, length, PROT_READ | PROT_WRITE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED) {
+        if (errno != ENOMEM || madvise(ram, length, MADV_NORMAL) < 0)
+            return -errno;
+        memset(ram, 0, length);
+        return 0;
+    }
+    (void)madvise(ram, length, MADV_NOHUGEPAGE); /* like its neighbours, or it cannot join them */
+    /* Only now: once the scanner sees the bit, the slot may be given to somebody else. */
+    for (uint64_t p = page; p < page + n; p++)
+        atomic_fetch_or_explicit(&scanner->pages.gone[p / 64], (uint64_t)1 << (p % 64),
+                                 memory_order_release);
+    return 0;
+}
+
+int ms_scanner_discard(struct ms_scanner *scanner, uint64_t page, uint64_t n_pages)
+{
+    uint64_t end = page + n_pages;
+
+    if (page > scanner->n_pages || n_pages > scanner->n_pages - page)
+        return -EINVAL;
+    while (page < end) {
+        uint64_t first = page;
+        bool anon = ms_kind_of(ms_where(&scanner->pages, page)) == MS_ANON;
+        int r = 0;
+
+        while (page < end && (ms_kind_of(ms_where(&scanner->pages, page)) == MS_ANON) == anon)
+            page++;
+        if (!anon)
+            r = map_anonymous(scanner, first, page - first);
+        else if (madvise(ms_ram_page(scanner, first), (page - first) * MS_PAGE_SIZE,
+                         MADV_DONTNEED) < 0)
+            r = -errno;
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+/* ---- sleeping ---- */
+
+bool ms_scanner_interrupted(void *opaque)
+{
+    struct ms_scanner *scanner = opaque;
+
+    return atomic_load(&scanner->stop) || atomic_load(&scanner->connect_wanted);
+}
+
+/* Waits for the eventfd or the link; true if one of them woke us. */
+static bool wait_event(struct ms_scanner *scanner, uint64_t ns, bool with_link)
+{
+    struct pollfd fds[2] = {{.fd = scanner->wake, .events = POLLIN},
+                            {.fd = scanner->link.sock, .events = POLLIN}};
+    nfds_t n = with_link && ms_link_is_up(&scanner->link) ? 2 : 1;
+    uint64_t count;
+
+    if (poll(fds, n, (int)((ns + 999999) / 1000000)) <= 0)
+        return false;
+    if (fds[0].revents)
+        (void)!read(scanner->wake, &count, sizeof(count));
+    return true;
+}
+
+void ms_scanner_sleep(struct ms_scanner *scanner, uint64_t ns, bool with_link)
+{
+    uint64_t now = ms_now_ns();
+    uint64_t until = now + ns;
+
+    while (now < until && !ms_scanner_interrupted(scanner)) {
+        if (wait_event(scanner, until - now, with_link) && with_link)
+            return;
+        now = ms_now_ns();
+    }
+}
+
+void ms_scanner_pay(struct ms_scanner *scanner)
+{
+    uint64_t ns = ms_budget_charge(&scanner->budget);
+
+    if (ns)
+        ms_scanner_sleep(scanner, ns, false);
+}
+
+/* ---- connections ---- */
+
+/* The pool of a connection that is still alive must keep our references while we map its pages. */
+static void retire_link(struct ms_scanner *scanner)
+{
+    struct ms_link *link = &scanner->link;
+    uint32_t n = atomic_load(&scanner->n_tokens);
+
+    if (ms_link_is_up(link) && n < MS_MAX_TOKENS) {
+        scanner->token[n] = link->sock;
+        atomic_store(&scanner->n_tokens, n + 1);
+        link->sock = -1;
+    }
+    ms_link_close(link);
+}
+
+/* The new daemon knows nothing yet of the template blocks we map. */
+static void resend_template_refs(struct ms_scanner *scanner)
+{
+    for (uint64_t page = 0; page < scanner->n_pages; page++) {
+        uint32_t where = ms_where(&scanner->pages, page);
+
+        if (ms_kind_of(where) == MS_TEMPLATE && !(where & MS_SPLIT))
+            ms_link_template_ref(&scanner->link, ms_index_of(where));
+    }
+    (void)ms_link_flush(&scanner->link);
+}
+
+static bool take_connection(struct ms_scanner *scanner)
+{
+    int sock, pool_fd;
+
+    if (!atomic_load(&scanner->connect_wanted))
+        return false;
+    pthread_mutex_lock(&scanner->connect_lock);
+    sock = scanner->connect_sock;
+    pool_fd = scanner->connect_pool_fd;
+    scanner->connect_sock = -1;
+    scanner->connect_pool_fd = -1;
+    scanner->connect_pending = false;
+    atomic_store(&scanner->connect_wanted, false);
+    pthread_mutex_unlock(&scanner->connect_lock);
+
+    retire_link(scanner);
+    ms_pages_pool_to_old(&scanner->pages);
+    /* Everything is worth an offer again. */
+    madvise(scanner->pages.backoff, scanner->n_pages, MADV_DONTNEED);
+    if (sock < 0)
+        close_fd(pool_fd);
+    else if (ms_link_open(&scanner->link, sock, pool_fd, scanner->n_pages) == 0)
+        resend_template_refs(scanner);
+    return true;
+}
+
+/* ---- the loop ---- */
+
+static void finish_pass(struct ms_scanner *scanner)
+{
+    uint64_t news = scanner->pass_merged + scanner->pass_fresh + scanner->pass_looks;
+
+    if (ms_scanner_interrupted(scanner))
+        return;
+    atomic_fetch_add(&scanner->passes, 1);
+    atomic_store(&scanner->mappings_skipped, scanner->pass_skipped);
+    if (news && news * QUIET_FRACTION >= scanner->pass_resident)
+        scanner->quiet_passes = 0;
+    else
+        scanner->quiet_passes++;
+    atomic_store(&scanner->settled, scanner->quiet_passes >= 2);
+    if (scanner->quiet_passes < 2)
+        scanner->interval_ns = PASS_SOON;
+    else if (scanner->interval_ns < PASS_IDLE)
+        scanner->interval_ns = PASS_IDLE;
+    else if (scanner->interval_ns < PASS_RARE)
+        scanner->interval_ns *= 2;
+}
+
+/* Many pages that another guest has too turned up: there is work again. */
+static bool has_news(struct ms_scanner *scanner)
+{
+    (void)ms_link_poll(&scanner->link);
+    if (!scanner->link.n_look)
+        return false;
+    if (scanner->link.n_look * QUIET_FRACTION >= scanner->pass_resident)
+        atomic_store(&scanner->settled, false);
+    return true;
+}
+
+static void rest(struct ms_scanner *scanner, uint64_t until)
+{
+    uint64_t now = ms_now_ns();
+    uint64_t left = until > now ? until - now : 0;
+
+    ms_scanner_sleep(scanner, left < SWEEP_EVERY ? left : SWEEP_EVERY, true);
+    if (ms_hints_waiting(&scanner->hints))
+        ms_scanner_sleep(scanner, HINT_GATHER, false);
+}
+
+void ms_scanner_run(struct ms_scanner *scanner)
+{
+    uint64_t passed = 0, swept = 0, now;
+
+    ms_budget_start(&scanner->budget);
+    while (!atomic_load(&scanner->stop)) {
+        if (take_connection(scanner)) {
+            scanner->interval_ns = 0;
+            scanner->quiet_passes = 0;
+            atomic_store(&scanner->settled, false);
+        }
+        if (!scanner->pages.n_old)
+            close_tokens(scanner);
+        if (has_news(scanner) && scanner->interval_ns > PASS_SOON)
+            scanner->interval_ns = PASS_SOON;
+        now = ms_now_ns();
+        if (atomic_load(&scanner->budget.percent) && now >= passed + scanner->interval_ns) {
+            ms_scan_pass(scanner);
+            finish_pass(scanner);
+            passed = swept = ms_now_ns();
+        } else if (now >= swept + SWEEP_EVERY) {
+            ms_scan_sweep(scanner);
+            swept = ms_now_ns();
+        }
+        if (atomic_load(&scanner->budget.percent))
+            ms_scan_hints(scanner);
+        ms_scanner_pay(scanner);
+        rest(scanner, passed + scanner->interval_ns);
+    }
+}

@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The guest side inside: the scanner and what its files share.
+ *
+ *   scanner.c  life, the loop, calls from other threads      pages.c    what is known of each page
+ *   scan.c     looking at pages: changed? equal to what?     pagemap.c  what the page tables say
+ *   merge.c    runs: stage, freeze, compare, remap           link.c     the pool's protocol
+ *   ledger.c   the true ledger                               budget.c, hints.c
+ *
+ * Everything is the scanner thread's alone unless it says otherwise. A freeze is never asked for
+ * with a lock held, and no message is sent nor lock taken during one.
+ */
+#ifndef MS_SCANNER_H
+#define MS_SCANNER_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "memshare/budget.h"
+#include "memshare/hints.h"
+#include "memshare/link.h"
+#include "memshare/memshare.h"
+#include "memshare/pagemap.h"
+#include "memshare/pages.h"
+
+#define MS_WINDOW           1024u /* pages classified at a time */
+#define MS_RUN_MAX          64u   /* pages of a run: one remap, so one step of a freeze */
+#define MS_BATCH_RUNS       32u   /* runs prepared for one freeze */
+#define MS_BATCH_PAGES      256u
+#define MS_DEFAULT_MAPPINGS 40000u
+#define MS_MAX_TOKENS       8u /* sockets of earlier connections kept open */
+
+/* What a run is to become. */
+enum ms_source { MS_FROM_ZERO, MS_FROM_TEMPLATE, MS_FROM_POOL };
+
+struct ms_run {
+    enum ms_source source;
+    uint32_t n;
+    uint64_t page;
+    uint32_t index;   /* template block or slot of its first page */
+    uint8_t *staging; /* the new mapping while it is prepared; NULL: none needed */
+    uint64_t done;    /* bit i: page + i was remapped */
+};
+
+struct ms_batch {
+    uint32_t n;
+    uint32_t pages;
+    struct ms_run run[MS_BATCH_RUNS + 1]; /* the last one is still open */
+};
+
+/* Offers gathered during a pass. */
+struct ms_offers {
+    uint32_t n;
+    struct ms_offer offer[MS_MAX_OFFER];
+    uint32_t slot[MS_MAX_OFFER];
+    uint32_t item[MS_MAX_PUBLISH];
+    uint8_t (*page)[MS_PAGE_SIZE]; /* [MS_MAX_PUBLISH] copies to publish */
+};
+
+struct ms_scanner {
+    struct ms_scanner_config config;
+    uint8_t *ram;
+    uint64_t n_pages;
+    uint64_t zero_hash;
+    struct ms_pages pages;
+    struct ms_pagemap pagemap; /* any thread */
+    struct ms_budget budget;
+    struct ms_link link;
+    struct ms_hints hints; /* own lock */
+    struct ms_batch batch;
+    struct ms_offers offers;
+    uint8_t window_class[MS_WINDOW];
+    uint64_t tmpl_page,
+        tmpl_block; /* the last template hit: the next page is likely the next block */
+
+    int wake; /* eventfd: something changed, look at the flags */
+    _Atomic bool stop;
+
+    pthread_mutex_t connect_lock; /* guards the three below */
+    bool connect_pending;
+    int connect_sock, connect_pool_fd;
+    _Atomic bool connect_wanted; /* = connect_pending, to read without the lock */
+
+    /* Sockets of connections whose pool we may still map: while they are open, that pool keeps our
+     * references. Closed when no page of an old pool is mapped. */
+    int token[MS_MAX_TOKENS];
+    _Atomic uint32_t n_tokens;
+
+    /* this pass */
+    uint64_t pass_resident, pass_merged, pass_fresh, pass_looks, pass_skipped;
+    unsigned quiet_passes; /* in a row */
+    uint64_t interval_ns;  /* until the next pass */
+
+    /* since start; read by any thread */
+    _Atomic uint64_t merges, splits, passes, mappings_skipped;
+    _Atomic bool settled;
+    _Atomic uint64_t longest_freeze_ns;
+};
+
+static inline uint8_t *ms_ram_page(const struct ms_scanner *scanner, uint64_t page)
+{
+    return scanner->ram + page * MS_PAGE_SIZE;
+}
+
+/* scanner.c: stop or a new connection is waiting: leave long work soon. */
+bool ms_scanner_interrupted(void *opaque);
+/* scanner.c: sleeps up to `ns`, less if something happens (with_link: also on the socket). */
+void ms_scanner_sleep(struct ms_scanner *scanner, uint64_t ns, bool with_link);
+/* scanner.c: charges the budget and sleeps off what is owed. */
+void ms_scanner_pay(struct ms_scanner *scanner);
+
+/* merge.c */
+bool ms_is_zero_page(const void *page);
+/* Adds a page that looks like it can be merged. The page must be our own memory, split, or of an
+ * old pool. May merge what was gathered. */
+void ms_merge_add(struct ms_scanner *scanner, enum ms_source source, uint64_t page, uint32_t index);
+/* Merges what was gathered. */
+void ms_merge_flush(struct ms_scanner *scanner);
+
+/* scan.c */
+void ms_scan_pass(struct ms_scanner *scanner);
+/* Takes note of writes and discards since the last look, and gives those references back. */
+void ms_scan_sweep(struct ms_scanner *scanner);
+void ms_scan_hints(struct ms_scanner *scanner);
+
+static inline uint64_t ms_max_mappings(const struct ms_scanner *scanner)
+{
+    return scanner->config.max_mappings ? scanner->config.max_mappings : MS_DEFAULT_MAPPINGS;
+}
+
+/* As ms_scanner_new, but with a choice for tests: without the PAGEMAP_SCAN ioctl. */
+int ms_scanner_new_with(struct ms_scanner **ret_scanner, const struct ms_scanner_config *config,
+                        bool allow_scan);
+
+#endif

@@ -1,0 +1,355 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Daemon side: the messages of one guest process.
+ *
+ * Everything a message says is checked before it is acted on; a client that breaks the protocol
+ * gets -EPROTO and one line of why, and its pool stays as if the bad message had never come. What
+ * it publishes is hashed again here: a page enters the index under its own hash only.
+ */
+#include "memshare/pool.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "memshare/ms-hash.h"
+
+#define SERVE_MAX 32 /* messages of one client before others get their turn */
+
+__attribute__((format(printf, 2, 3))) static int broken(struct ms_client *client,
+                                                        const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(client->error, sizeof(client->error), format, args);
+    va_end(args);
+    return -EPROTO;
+}
+
+/* ---- sending ---- */
+
+static int send_numbers(struct ms_client *client, uint32_t type, uint32_t count)
+{
+    struct ms_msg_numbers *out = &client->pool->out;
+    size_t length = sizeof(out->head) + count * sizeof(out->number[0]);
+
+    out->head = (struct ms_msg_head){.type = type, .count = count};
+    if (send(client->sock, out, length, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)
+        return 0;
+    return -errno;
+}
+
+/* An honest client waits for each answer, so there is always room for it. */
+static int send_answer(struct ms_client *client, uint32_t count)
+{
+    int r = send_numbers(client, MS_MSG_ANSWER, count);
+
+    if (r == -EAGAIN || r == -ENOBUFS)
+        return broken(client, "does not read its answers");
+    return r == -EPIPE ? -ECONNRESET : r;
+}
+
+/* Tells the client of pages that are worth another look, unless it still has such a message. Only a
+ * hint: an error here shows again when the client itself is served. */
+static void send_look(struct ms_client *client)
+{
+    if (client->look_sent || !client->n_look)
+        return;
+    memcpy(client->pool->out.number, client->look, client->n_look * sizeof(client->look[0]));
+    if (send_numbers(client, MS_MSG_LOOK, client->n_look) == 0)
+        client->look_sent = true;
+    client->n_look = 0;
+}
+
+static void send_looks(struct ms_pool *pool)
+{
+    if (!pool->look_pending)
+        return;
+    pool->look_pending = false;
+    for (uint32_t id = 0; id < pool->n_ids; id++)
+        if (pool->client[id])
+            send_look(pool->client[id]);
+}
+
+/* The first to offer a page that has a slot now should offer it again. */
+static void note_look(struct ms_pool *pool, uint16_t id, uint32_t page)
+{
+    struct ms_client *client = id < pool->n_ids ? pool->client[id] : NULL;
+
+    if (!client || client->n_look == MS_MAX_LOOK)
+        return; /* it will come by itself, later */
+    client->look[client->n_look++] = page;
+    pool->look_pending = true;
+}
+
+/* ---- OFFER ---- */
+
+/* One more reference of this client; false: no memory for the count, so it must not map it. */
+static bool grant(struct ms_client *client, uint32_t slot)
+{
+    struct ms_pool *pool = client->pool;
+
+    if (pool->store.refs[slot] == UINT32_MAX || ms_refs_add(&client->slots, slot) < 0)
+        return false;
+    pool->store.refs[slot]++;
+    pool->mapped_pages++;
+    return true;
+}
+
+static uint32_t answer_offer(struct ms_client *client, const struct ms_offer *offer)
+{
+    struct ms_pool *pool = client->pool;
+    struct ms_entry *entry = ms_index_find(&pool->index, offer->hash);
+
+    if (!entry) {
+        /* Without room the page is simply not found next time. */
+        (void)ms_index_add_unique(&pool->index, offer->hash, client->id, offer->page);
+        return MS_SLOT_UNIQUE;
+    }
+    if (entry->kind == MS_ENTRY_SLOT)
+        return grant(client, entry->value) ? entry->value : MS_SLOT_UNIQUE;
+    if (entry->client == client->id && entry->value == offer->page) {
+        entry->epoch = pool->index.epoch;
+        return MS_SLOT_UNIQUE;
+    }
+    return pool->store.used < pool->store.max_slots ? MS_SLOT_PUBLISH : MS_SLOT_UNIQUE;
+}
+
+static int check_offer(struct ms_client *client, const struct ms_msg_offer *msg)
+{
+    uint64_t limit = client->ram_pages + MS_REF_SLACK;
+
+    if (client->slots.total + msg->head.count > limit)
+        return broken(client, "holds more references than it has pages");
+    for (uint32_t i = 0; i < msg->head.count; i++)
+        if (msg->offer[i].page >= client->ram_pages || msg->offer[i].reserved)
+            return broken(client, "offers page %u of %llu", msg->offer[i].page,
+                          (unsigned long long)client->ram_pages);
+    return 0;
+}
+
+static int serve_offer(struct ms_client *client, const struct ms_msg_offer *msg)
+{
+    struct ms_msg_numbers *out = &client->pool->out;
+    int r = check_offer(client, msg);
+
+    if (r < 0)
+        return r;
+    client->n_offered = msg->head.count;
+    for (uint32_t i = 0; i < msg->head.count; i++) {
+        out->number[i] = answer_offer(client, &msg->offer[i]);
+        client->wanted[i] = out->number[i] == MS_SLOT_PUBLISH;
+        client->wanted_hash[i] = msg->offer[i].hash;
+    }
+    return send_answer(client, msg->head.count);
+}
+
+/* ---- PUBLISH ---- */
+
+static int check_publish(struct ms_client *client, const struct ms_msg_publish *msg)
+{
+    for (uint32_t i = 0; i < msg->head.count; i++) {
+        uint32_t item = msg->item[i];
+
+        if (item >= client->n_offered || !client->wanted[item])
+            return broken(client, "publishes a page nobody asked for");
+        if (ms_hash_page(msg->page[i]) != client->wanted_hash[item])
+            return broken(client, "publishes a page that has another hash");
+        client->wanted[item] = false;
+    }
+    return 0;
+}
+
+/* Puts a page into a new slot, of which this client has the first reference. */
+static uint32_t store_page(struct ms_client *client, const void *page, uint64_t hash)
+{
+    struct ms_pool *pool = client->pool;
+    struct ms_entry *entry = ms_index_find(&pool->index, hash);
+    struct ms_entry first = {.kind = MS_ENTRY_EMPTY};
+    uint32_t slot;
+
+    if (entry)
+        first = *entry;
+    if (ms_store_put(&pool->store, page, hash, &slot) < 0)
+        return MS_SLOT_UNIQUE;
+    if (ms_refs_add(&client->slots, slot) < 0 || ms_index_set_slot(&pool->index, hash, slot) < 0) {
+        ms_refs_sub(&client->slots, slot);
+        ms_store_unref(&pool->store, slot);
+        return MS_SLOT_UNIQUE;
+    }
+    pool->mapped_pages++;
+    if (first.kind == MS_ENTRY_UNIQUE)
+        note_look(pool, first.client, first.value);
+    return slot;
+}
+
+static uint32_t publish_page(struct ms_client *client, const void *page, uint64_t hash)
+{
+    struct ms_entry *entry = ms_index_find(&client->pool->index, hash);
+
+    if (entry && entry->kind == MS_ENTRY_SLOT) /* somebody was faster */
+        return grant(client, entry->value) ? entry->value : MS_SLOT_UNIQUE;
+    return store_page(client, page, hash);
+}
+
+static int serve_publish(struct ms_client *client, const struct ms_msg_publish *msg)
+{
+    struct ms_pool *pool = client->pool;
+    int r = check_publish(client, msg);
+
+    if (r < 0)
+        return r;
+    ms_store_seek_run(&pool->store, msg->head.count);
+    for (uint32_t i = 0; i < msg->head.count; i++)
+        pool->out.number[i] = publish_page(client, msg->page[i], client->wanted_hash[msg->item[i]]);
+    r = send_answer(client, msg->head.count);
+    send_looks(pool);
+    return r;
+}
+
+/* ---- references given back, template blocks ---- */
+
+static int serve_drop(struct ms_client *client, const struct ms_msg_numbers *msg)
+{
+    for (uint32_t i = 0; i < msg->head.count; i++) {
+        if (ms_refs_get(&client->slots, msg->number[i]) == 0)
+            return broken(client, "drops slot %u, which it does not hold", msg->number[i]);
+        ms_client_unref_slot(client, msg->number[i]);
+    }
+    ms_store_punch(&client->pool->store);
+    return 0;
+}
+
+static int serve_template_ref(struct ms_client *client, const struct ms_msg_numbers *msg)
+{
+    if (client->blocks.total + msg->head.count > client->ram_pages + MS_REF_SLACK)
+        return broken(client, "maps more template blocks than it has pages");
+    for (uint32_t i = 0; i < msg->head.count; i++) {
+        uint32_t block = msg->number[i];
+
+        if (block >= client->template_blocks)
+            return broken(client, "maps block %u of a template of %llu", block,
+                          (unsigned long long)client->template_blocks);
+        if (ms_refs_add(&client->blocks, block) < 0)
+            return -ENOMEM;
+        if (ms_refs_add(&client->tmpl->refs, block) < 0) {
+            ms_refs_sub(&client->blocks, block);
+            return -ENOMEM;
+        }
+    }
+    return 0;
+}
+
+static int serve_template_drop(struct ms_client *client, const struct ms_msg_numbers *msg)
+{
+    for (uint32_t i = 0; i < msg->head.count; i++) {
+        if (ms_refs_sub(&client->blocks, msg->number[i]) < 0)
+            return broken(client, "drops template block %u, which it does not map", msg->number[i]);
+        ms_refs_sub(&client->tmpl->refs, msg->number[i]);
+    }
+    return 0;
+}
+
+/* ---- the boundary: one message, its length against its kind ---- */
+
+static int serve_hello(struct ms_client *client, const struct ms_msg_hello *msg)
+{
+    if (client->hello)
+        return broken(client, "greets twice");
+    if (msg->version != MS_PROTO_VERSION)
+        return broken(client, "speaks version %u of the sharing protocol, not %u", msg->version,
+                      MS_PROTO_VERSION);
+    if (!msg->ram_pages || msg->ram_pages > MS_MAX_RAM_PAGES)
+        return broken(client, "has %llu pages of RAM", (unsigned long long)msg->ram_pages);
+    client->ram_pages = msg->ram_pages;
+    client->hello = true;
+    return 0;
+}
+
+static int serve_looked(struct ms_client *client)
+{
+    if (!client->look_sent)
+        return broken(client, "acknowledges what was not sent");
+    client->look_sent = false;
+    send_look(client);
+    return 0;
+}
+
+/* The length a message of this type and count has; 0: no such type, or the count is out of range.
+ */
+static size_t expected_length(const struct ms_msg_head *head)
+{
+    size_t count = head->count;
+
+    switch (head->type) {
+    case MS_MSG_HELLO: return count == 0 ? sizeof(struct ms_msg_hello) : 0;
+    case MS_MSG_LOOKED: return count == 0 ? sizeof(struct ms_msg_head) : 0;
+    case MS_MSG_OFFER:
+        return count && count <= MS_MAX_OFFER
+                   ? offsetof(struct ms_msg_offer, offer) + count * sizeof(struct ms_offer)
+                   : 0;
+    case MS_MSG_PUBLISH:
+        return count && count <= MS_MAX_PUBLISH
+                   ? offsetof(struct ms_msg_publish, page) + count * MS_PAGE_SIZE
+                   : 0;
+    case MS_MSG_DROP:
+    case MS_MSG_TEMPLATE_REF:
+    case MS_MSG_TEMPLATE_DROP:
+        return count && count <= MS_MAX_DROP
+                   ? offsetof(struct ms_msg_numbers, number) + count * sizeof(uint32_t)
+                   : 0;
+    default: return 0;
+    }
+}
+
+static int dispatch(struct ms_client *client)
+{
+    struct ms_pool *pool = client->pool;
+
+    if (!client->hello && pool->in.head.type != MS_MSG_HELLO)
+        return broken(client, "sends message %u before its greeting", pool->in.head.type);
+    switch (pool->in.head.type) {
+    case MS_MSG_HELLO: return serve_hello(client, &pool->in.hello);
+    case MS_MSG_OFFER: return serve_offer(client, &pool->in.offer);
+    case MS_MSG_PUBLISH: return serve_publish(client, &pool->in.publish);
+    case MS_MSG_DROP: return serve_drop(client, &pool->in.numbers);
+    case MS_MSG_TEMPLATE_REF: return serve_template_ref(client, &pool->in.numbers);
+    case MS_MSG_TEMPLATE_DROP: return serve_template_drop(client, &pool->in.numbers);
+    default: return serve_looked(client);
+    }
+}
+
+/* 1: served one; 0: nothing to read; or an error. */
+static int serve_one(struct ms_client *client)
+{
+    struct ms_pool *pool = client->pool;
+    ssize_t n = recv(client->sock, &pool->in, sizeof(pool->in), MSG_DONTWAIT);
+    int r;
+
+    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        return 0;
+    if (n <= 0)
+        return -ECONNRESET;
+    if ((size_t)n < sizeof(pool->in.head))
+        return broken(client, "sends a message of %zd bytes", n);
+    if ((size_t)n != expected_length(&pool->in.head))
+        return broken(client, "sends message %u with count %u in %zd bytes", pool->in.head.type,
+                      pool->in.head.count, n);
+    r = dispatch(client);
+    return r < 0 ? r : 1;
+}
+
+int ms_client_serve(struct ms_client *client)
+{
+    for (int i = 0; i < SERVE_MAX; i++) {
+        int r = serve_one(client);
+
+        if (r <= 0)
+            return r;
+    }
+    return 0;
+}

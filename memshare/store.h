@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The store of a pool: a memfd of page slots.
+ *
+ * Written with pwrite and never mapped by the daemon, so that the kernel's map counts are those of
+ * the guests alone. A slot is in use while its count of references is not zero; what becomes free
+ * is punched out at once. Content of a slot in use never changes.
+ */
+#ifndef MS_STORE_H
+#define MS_STORE_H
+
+#include <stdint.h>
+
+struct ms_store {
+    int fd;
+    uint32_t max_slots;
+    uint32_t file_slots; /* size of the file */
+    uint32_t n_slots;    /* no slot at or beyond this is in use */
+    uint32_t used;
+    uint32_t cursor; /* where the next slot is looked for */
+    uint32_t capacity;
+    uint32_t *refs;
+    uint64_t *hash;
+    uint32_t punch_first, punch_n; /* freed, not yet punched out */
+};
+
+int ms_store_init(struct ms_store *store, const char *name, uint64_t max_bytes);
+void ms_store_free(struct ms_store *store);
+uint64_t ms_store_table_bytes(const struct ms_store *store);
+
+/* Moves to a place where the next `n` slots are consecutive, if one is found cheaply. */
+void ms_store_seek_run(struct ms_store *store, uint32_t n);
+/* Stores a page in a new slot with one reference. 0, -ENOSPC, -ENOMEM or the error of writing. */
+int ms_store_put(struct ms_store *store, const void *page, uint64_t hash, uint32_t *ret_slot);
+
+/* Takes one reference away. Returns how many are left; at 0 the slot is free and its hash gone. */
+uint32_t ms_store_unref(struct ms_store *store, uint32_t slot);
+/* Gives the memory of the freed slots back; adjacent ones in one call. */
+void ms_store_punch(struct ms_store *store);
+
+#endif
