@@ -1,0 +1,267 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Reading and judging a qcow2 header. Nothing in it is believed: every number is checked against
+ * its limit and the file's length before anyone uses it. What we do not read correctly is refused
+ * with the reason; what we read but must not write is refused by cow_header_check_writable().
+ */
+#include "cowdisk/internal.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <unistd.h>
+
+static uint32_t get32(const uint8_t *p)
+{
+    uint32_t v;
+
+    memcpy(&v, p, sizeof(v));
+    return be32toh(v);
+}
+
+static uint64_t get64(const uint8_t *p)
+{
+    uint64_t v;
+
+    memcpy(&v, p, sizeof(v));
+    return be64toh(v);
+}
+
+static int fixed_fields(const uint8_t *raw, struct cow_header *h, struct cow_error *err)
+{
+    if (get32(raw + QCOW_H_MAGIC) != QCOW_MAGIC) {
+        cow_fail(err, "not a qcow2 image");
+        return -EINVAL;
+    }
+    h->version = get32(raw + QCOW_H_VERSION);
+    h->backing_offset = get64(raw + QCOW_H_BACKING_OFFSET);
+    h->backing_length = get32(raw + QCOW_H_BACKING_LENGTH);
+    h->cluster_bits = get32(raw + QCOW_H_CLUSTER_BITS);
+    h->size = get64(raw + QCOW_H_SIZE);
+    h->crypt = get32(raw + QCOW_H_CRYPT);
+    h->l1_size = get32(raw + QCOW_H_L1_SIZE);
+    h->l1_offset = get64(raw + QCOW_H_L1_OFFSET);
+    h->rt_offset = get64(raw + QCOW_H_RT_OFFSET);
+    h->rt_clusters = get32(raw + QCOW_H_RT_CLUSTERS);
+    h->n_snapshots = get32(raw + QCOW_H_SNAPSHOTS);
+    h->refcount_order = QCOW_REFCOUNT_ORDER;
+    h->header_length = QCOW_V2_HEADER_BYTES;
+    if (h->version != 2 && h->version != 3) {
+        cow_fail(err, "qcow version %u is not supported (2 and 3 are)", h->version);
+        return -ENOTSUP;
+    }
+    if (h->cluster_bits < QCOW_MIN_CLUSTER_BITS || h->cluster_bits > QCOW_MAX_CLUSTER_BITS) {
+        cow_fail(err, "cluster size 2^%u is outside of 512 bytes to 2 MiB", h->cluster_bits);
+        return -EINVAL;
+    }
+    return 0;
+}
+
+static int v3_fields(const uint8_t *raw, struct cow_header *h, struct cow_error *err)
+{
+    if (h->version < 3)
+        return 0;
+    h->incompatible = get64(raw + QCOW_H_INCOMPATIBLE);
+    h->compatible = get64(raw + QCOW_H_COMPATIBLE);
+    h->autoclear = get64(raw + QCOW_H_AUTOCLEAR);
+    h->refcount_order = get32(raw + QCOW_H_REFCOUNT_ORDER);
+    h->header_length = get32(raw + QCOW_H_LENGTH);
+    if (h->header_length < QCOW_V3_HEADER_BYTES || h->header_length > QCOW_MAX_HEADER_BYTES ||
+        h->header_length > 1u << h->cluster_bits || h->header_length % 8) {
+        cow_fail(err, "header length %u is not valid", h->header_length);
+        return -EINVAL;
+    }
+    if (h->refcount_order > 6) {
+        cow_fail(err, "refcount width 2^%u is not valid", h->refcount_order);
+        return -EINVAL;
+    }
+    if (h->header_length > QCOW_H_COMPRESSION)
+        h->compression = raw[QCOW_H_COMPRESSION];
+    return 0;
+}
+
+static int refuse_features(const struct cow_header *h, struct cow_error *err)
+{
+    const uint64_t known = QCOW_INCOMPAT_DIRTY | QCOW_INCOMPAT_CORRUPT;
+    const char *what = NULL;
+
+    if (h->crypt != 0)
+        what = h->crypt == 2 ? "LUKS encryption" : "encryption";
+    else if (h->incompatible & QCOW_INCOMPAT_EXTERNAL_DATA)
+        what = "an external data file";
+    else if (h->incompatible & QCOW_INCOMPAT_COMPRESSION || h->compression != 0)
+        what = "zstd compression";
+    else if (h->incompatible & QCOW_INCOMPAT_EXTENDED_L2)
+        what = "extended L2 entries (subclusters)";
+    if (what) {
+        cow_fail(err,
+                 "the image uses %s, which is not supported: make a plain one with "
+                 "qemu-img convert -O qcow2",
+                 what);
+        return -ENOTSUP;
+    }
+    if (h->incompatible & ~known) {
+        cow_fail(err, "the image needs unknown features (incompatible bits 0x%llx)",
+                 (unsigned long long)(h->incompatible & ~known));
+        return -ENOTSUP;
+    }
+    return 0;
+}
+
+/* A table of `bytes` at `offset` must be aligned, past the header and inside the file. */
+static int check_table(const struct cow_header *h, const char *name, uint64_t offset,
+                       uint64_t bytes, uint64_t file_bytes, struct cow_error *err)
+{
+    uint64_t cluster = 1ull << h->cluster_bits;
+
+    if (bytes == 0)
+        return 0;
+    if (offset % cluster || offset < cluster || offset > file_bytes ||
+        bytes > file_bytes - offset) {
+        cow_fail(err, "the %s table (offset 0x%llx, %llu bytes) is not inside the file", name,
+                 (unsigned long long)offset, (unsigned long long)bytes);
+        return -EINVAL;
+    }
+    return 0;
+}
+
+static int check_sizes(const struct cow_header *h, uint64_t file_bytes, struct cow_error *err)
+{
+    uint64_t per_table = 1ull << (2 * h->cluster_bits - 3);
+    uint64_t rt_bytes = (uint64_t)h->rt_clusters << h->cluster_bits;
+    int r;
+
+    if (h->size > COW_MAX_VIRTUAL_SIZE || h->size % 512) {
+        cow_fail(err, "virtual size %llu is not a multiple of 512 up to 64 TiB",
+                 (unsigned long long)h->size);
+        return -EINVAL;
+    }
+    if (h->l1_size > COW_MAX_L1_BYTES / sizeof(uint64_t) ||
+        h->l1_size < (h->size + per_table - 1) / per_table) {
+        cow_fail(err, "L1 table of %u entries does not fit a disk of %llu bytes", h->l1_size,
+                 (unsigned long long)h->size);
+        return -EINVAL;
+    }
+    if (h->n_snapshots > COW_MAX_SNAPSHOTS) {
+        cow_fail(err, "%u snapshots are too many", h->n_snapshots);
+        return -EINVAL;
+    }
+    if (rt_bytes > COW_MAX_RT_BYTES || rt_bytes == 0) {
+        cow_fail(err, "refcount table of %u clusters is not valid", h->rt_clusters);
+        return -EINVAL;
+    }
+    r = check_table(h, "L1", h->l1_offset, (uint64_t)h->l1_size * 8, file_bytes, err);
+    if (r == 0)
+        r = check_table(h, "refcount", h->rt_offset, rt_bytes, file_bytes, err);
+    return r;
+}
+
+/* The name becomes part of messages: whatever is not printable becomes a question mark. */
+static int read_backing_name(int fd, struct cow_header *h, struct cow_error *err)
+{
+    int r;
+
+    if (h->backing_offset == 0)
+        return 0;
+    if (h->backing_length == 0 || h->backing_length > QCOW_MAX_BACKING_NAME ||
+        h->backing_offset < h->header_length ||
+        h->backing_offset + h->backing_length > 1ull << h->cluster_bits) {
+        cow_fail(err,
+                 "the backing file name (offset 0x%llx, %u bytes) is not in the header cluster",
+                 (unsigned long long)h->backing_offset, h->backing_length);
+        return -EINVAL;
+    }
+    r = cow_read_full(fd, h->backing_name, h->backing_length, h->backing_offset);
+    if (r < 0)
+        return r;
+    for (uint32_t i = 0; i < h->backing_length; i++) {
+        if (!isprint((unsigned char)h->backing_name[i]))
+            h->backing_name[i] = '?';
+    }
+    return 0;
+}
+
+/* Walks the extensions; only the backing format is of interest. */
+static int read_extensions(int fd, struct cow_header *h, struct cow_error *err)
+{
+    uint64_t end = h->backing_offset ? h->backing_offset : 1ull << h->cluster_bits;
+    uint64_t at = h->header_length;
+
+    while (at + 8 <= end) {
+        uint8_t head[8];
+        uint32_t type, length;
+        int r = cow_read_full(fd, head, sizeof(head), at);
+        if (r < 0)
+            return r;
+        type = get32(head);
+        length = get32(head + 4);
+        at += 8;
+        if (type == QCOW_EXT_END)
+            return 0;
+        if (length > end - at) {
+            cow_fail(err, "header extension 0x%08x is longer than the header", type);
+            return -EINVAL;
+        }
+        if (type == QCOW_EXT_BACKING_FORMAT) {
+            r = cow_read_full(fd, h->backing_format, cow_min(length, sizeof(h->backing_format) - 1),
+                              at);
+            if (r < 0)
+                return r;
+        }
+        at += (length + 7ull) & ~7ull;
+    }
+    return 0;
+}
+
+int cow_header_read(int fd, struct cow_header *ret_header, struct cow_error *err)
+{
+    uint8_t raw[QCOW_V3_HEADER_BYTES + 8];
+    struct cow_header h = {0};
+    off_t file_bytes = lseek(fd, 0, SEEK_END);
+    int r;
+
+    if (file_bytes < 0) {
+        cow_fail(err, "cannot tell the file's length: %s", strerror(errno));
+        return -errno;
+    }
+    r = cow_read_full(fd, raw, sizeof(raw), 0);
+    if (r < 0) {
+        cow_fail(err, "reading the header: %s", strerror(-r));
+        return r;
+    }
+    r = fixed_fields(raw, &h, err);
+    if (r == 0)
+        r = v3_fields(raw, &h, err);
+    if (r == 0)
+        r = refuse_features(&h, err);
+    if (r == 0)
+        r = check_sizes(&h, (uint64_t)file_bytes, err);
+    if (r == 0)
+        r = read_backing_name(fd, &h, err);
+    if (r == 0)
+        r = read_extensions(fd, &h, err);
+    if (r == 0)
+        *ret_header = h;
+    return r;
+}
+
+int cow_header_check_writable(const struct cow_header *h, struct cow_error *err)
+{
+    const char *why = NULL;
+
+    if (h->version < 3)
+        why = "it is qcow2 version 2";
+    else if (h->incompatible & QCOW_INCOMPAT_CORRUPT)
+        why = "it is marked corrupt: see qemu-img check";
+    else if (h->incompatible & QCOW_INCOMPAT_DIRTY)
+        why = "its refcounts are out of date: run qemu-img check -r all";
+    else if (h->n_snapshots)
+        why = "it has internal snapshots";
+    else if (h->autoclear)
+        why = "it has bitmaps or other features that a write would invalidate";
+    else if (h->refcount_order != QCOW_REFCOUNT_ORDER)
+        why = "its refcounts are not 16 bits wide";
+    if (!why)
+        return 0;
+    cow_fail(err, "the image can only be read: %s", why);
+    return -ENOTSUP;
+}

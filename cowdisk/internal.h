@@ -1,0 +1,267 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What the files of cowdisk share: the structures of an open image and the steps between the public
+ * calls and the file. Nobody outside cowdisk/ includes this.
+ *
+ * How an image is changed, in one paragraph (commit.c has the whole story): metadata is never
+ * overwritten where the image on disk uses it. Changed tables are written to clusters that the
+ * image counts as free, and one small write into the header's first sector then points to the new
+ * L1 table and the new refcount table at once. Before that write the file is the old consistent
+ * image, after it the new one: killed or unplugged at any instant, `qemu-img check` finds neither a
+ * leak nor an error.
+ *
+ * Layers, lower ones know nothing of higher ones:
+ *   io.c      whole reads and writes on an fd      page.c   tables, cached page by page
+ *   alloc.c   refcounts, free clusters             map.c    guest offset -> extent
+ *   commit.c  the switch to the new tables         read.c write.c zero.c packed.c  the requests
+ *   disk.c    open, close, raw or qcow2            header.c create.c lock.c        the file's frame
+ *   hashes.c  stands alone
+ */
+#ifndef COWDISK_INTERNAL_H
+#define COWDISK_INTERNAL_H
+
+#include "cowdisk/cowdisk.h"
+
+#include <endian.h>
+#include <string.h>
+
+#include "cowdisk/format.h"
+
+/* ---- limits ---------------------------------------------------------------------------------- */
+
+#define COW_PAGE_BYTES      4096u        /* unit in which tables are cached and written */
+#define COW_MAX_PAGES       1024u        /* cached pages of one disk: 4 MiB */
+#define COW_MAX_DIRTY_PAGES 512u         /* more than this: commit without being asked */
+#define COW_MAX_L1_BYTES    (32u << 20)  /* as QEMU */
+#define COW_MAX_RT_BYTES    (8u << 20)   /* as QEMU */
+#define COW_MAX_CLUSTERS    (1ull << 30) /* of a file opened for writing: its bitmap is 128 MiB */
+#define COW_MAX_SNAPSHOTS   65536u
+#define COW_MAX_FREED       65536u     /* freed ranges waiting for a commit */
+#define COW_MAX_RUN         (4u << 20) /* bytes allocated for one step of a write */
+#define COW_VEC             64         /* segments of one system call */
+
+/* ---- io.c ------------------------------------------------------------------------------------ */
+
+/* A place in the caller's iovec. */
+struct cow_iter {
+    const struct iovec *iov;
+    int iovcnt;
+    size_t skip; /* bytes of iov[0] already done */
+};
+
+/* Collects pieces that follow each other in the file and writes them with few system calls. */
+struct cow_writer {
+    int fd;
+    uint64_t offset; /* of the first piece not written yet */
+    int n;
+    struct iovec vec[COW_VEC];
+};
+
+/* Bytes past the end of the file read as zeroes. */
+int cow_read_full(int fd, void *data, size_t length, uint64_t offset);
+int cow_write_full(int fd, const void *data, size_t length, uint64_t offset);
+int cow_sync(int fd);
+/* The next `length` bytes of the iovec <- file, zeroes, memory; or -> memory. The iovec is known to
+ * be long enough. */
+int cow_iter_read(struct cow_iter *iter, int fd, size_t length, uint64_t offset);
+void cow_iter_zero(struct cow_iter *iter, size_t length);
+void cow_iter_fill(struct cow_iter *iter, const void *data, size_t length);
+int cow_writer_add(struct cow_writer *writer, const void *data, size_t length);
+int cow_writer_add_iter(struct cow_writer *writer, struct cow_iter *iter, size_t length);
+int cow_writer_finish(struct cow_writer *writer);
+bool cow_is_zero(const void *data, size_t length);
+void cow_fail(struct cow_error *err, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* Sum of the lengths, or -EINVAL for a bad count or a sum beyond SSIZE_MAX. */
+int cow_iov_bytes(const struct iovec *iov, int iovcnt, uint64_t *ret_bytes);
+
+/* ---- page.c ---------------------------------------------------------------------------------- */
+
+enum cow_table_kind { COW_TABLE_L1, COW_TABLE_L2, COW_TABLE_RT, COW_TABLE_RB };
+
+/*
+ * A metadata table: L1, an L2 table, the refcount table or a refcount block. It has two places in
+ * the file: `active`, which the image on disk points to and which is never written, and `other`, a
+ * run of clusters reserved for its next version. A commit brings `other` up to date and swaps the
+ * two.
+ */
+struct cow_table {
+    enum cow_table_kind kind;
+    uint32_t index;  /* of an L2 table: in L1; of a refcount block: in the refcount table */
+    uint64_t active; /* 0: the image on disk does not have this table yet */
+    uint64_t other;  /* 0: none reserved */
+    bool moving;     /* the pending refcounts and parent already say `other` */
+    uint64_t bytes;
+    uint32_t n_pages, n_loaded, n_dirty;
+    uint64_t *stale;        /* bitmap: pages of `other` that differ from `active` */
+    struct cow_page **page; /* NULL: not in memory */
+    struct cow_table *next_moving;
+};
+
+struct cow_page {
+    struct cow_table *table;
+    uint32_t number;
+    uint32_t pins; /* > 0: must not be evicted */
+    bool recent, dirty;
+    uint64_t entry[]; /* big endian, page_bytes long */
+};
+
+struct cow_cache {
+    struct cow_page **slot;
+    size_t n_slots, capacity, hand;
+    size_t n_dirty;
+};
+
+struct cow_table *cow_table_new(struct cow_disk *disk, enum cow_table_kind kind, uint32_t index,
+                                uint64_t active, uint64_t bytes);
+void cow_table_free(struct cow_disk *disk, struct cow_table *table);
+/* Valid until the next cow_page_get() unless pinned. Never writes. */
+int cow_page_get(struct cow_disk *disk, struct cow_table *table, uint32_t number,
+                 struct cow_page **ret_page);
+void cow_page_dirty(struct cow_disk *disk, struct cow_page *page);
+void cow_page_clean(struct cow_disk *disk, struct cow_page *page);
+/* One big-endian 64-bit entry of a table. */
+int cow_table_entry(struct cow_disk *disk, struct cow_table *table, uint64_t index,
+                    uint64_t *ret_entry);
+int cow_table_set_entry(struct cow_disk *disk, struct cow_table *table, uint64_t index,
+                        uint64_t entry);
+void cow_cache_free(struct cow_disk *disk);
+
+/* ---- alloc.c --------------------------------------------------------------------------------- */
+
+struct cow_range {
+    uint64_t first, n; /* clusters */
+};
+
+/*
+ * Free space. A chunk is what one refcount block describes. A bit in `used` is set while the
+ * cluster is in use by the image on disk, or by the pending one, or reserved: only a clear bit may
+ * be handed out.
+ */
+struct cow_alloc {
+    uint64_t n_chunks;
+    uint64_t per_chunk;      /* clusters */
+    struct cow_table **rb;   /* [n_chunks], NULL: not loaded or not there */
+    uint64_t **used;         /* [n_chunks] bitmaps */
+    uint32_t *n_free;        /* [n_chunks] clear bits */
+    uint64_t cursor;         /* no cluster below it is free */
+    uint64_t n_counted;      /* clusters with a refcount, pending state */
+    struct cow_range *freed; /* in use by the image on disk until the next commit */
+    size_t n_freed, freed_capacity;
+};
+
+/* Reads every refcount block of the image. */
+int cow_alloc_load(struct cow_disk *disk, struct cow_error *err);
+void cow_alloc_unload(struct cow_disk *disk);
+/* Makes the refcount table large enough for the step to come: it is not replaced in the middle. */
+int cow_alloc_prepare(struct cow_disk *disk);
+/* Reserves 1..want clusters that lie side by side: no refcount yet. Those from *ret_fresh on (a
+ * file offset) were never written and read as zeroes. */
+int cow_alloc_reserve(struct cow_disk *disk, uint64_t want, uint64_t *ret_first, uint64_t *ret_got,
+                      uint64_t *ret_fresh);
+/* Exactly `n` side by side, at the end of the file if n > 1. */
+int cow_alloc_reserve_exactly(struct cow_disk *disk, uint64_t n, uint64_t *ret_first,
+                              uint64_t *ret_fresh);
+/* Gives back what was reserved and never counted in a committed image. */
+void cow_alloc_release(struct cow_disk *disk, uint64_t first, uint64_t n);
+int cow_refcount_set(struct cow_disk *disk, uint64_t first, uint64_t n, uint16_t count);
+/* Room for the next version of the refcount block that counts `cluster`. */
+int cow_alloc_reserve_block(struct cow_disk *disk, uint64_t cluster);
+/* One reference less; at 0 the cluster is free after the next commit, unless `keep` reserves it. */
+int cow_refcount_drop(struct cow_disk *disk, uint64_t cluster, bool keep);
+/* After a commit: what was freed before it may be used again, its space goes back to the host. */
+void cow_alloc_committed(struct cow_disk *disk);
+
+/* ---- map.c ----------------------------------------------------------------------------------- */
+
+enum cow_kind {
+    COW_DATA,    /* at `host` in the image */
+    COW_ZERO,    /* reads as zeroes */
+    COW_BACKING, /* not in this image: the backing file, or zeroes without one */
+    COW_PACKED,  /* compressed; `entry` says where; one cluster at most */
+};
+
+struct cow_extent {
+    enum cow_kind kind;
+    bool owned; /* COW_DATA: may be written in place */
+    uint64_t host;
+    uint64_t length;
+    uint64_t entry; /* L2 entry of the first cluster */
+};
+
+int cow_lookup(struct cow_disk *disk, uint64_t offset, uint64_t length,
+               struct cow_extent *ret_extent);
+/* The page of the L2 table that holds the entry of guest cluster `cluster`, and where in it; a
+ * table that the image lacks is made (in memory). */
+int cow_l2_page(struct cow_disk *disk, uint64_t cluster, struct cow_page **ret_page,
+                uint32_t *ret_slot);
+/* Gives up what an L2 entry refers to. */
+int cow_entry_drop(struct cow_disk *disk, uint64_t entry);
+/* Host bytes of a compressed cluster. */
+void cow_packed_range(const struct cow_disk *disk, uint64_t entry, uint64_t *ret_offset,
+                      uint64_t *ret_length);
+
+/* ---- packed.c -------------------------------------------------------------------------------- */
+
+struct cow_packed; /* inflate state and the last inflated cluster */
+int cow_packed_get(struct cow_disk *disk, uint64_t entry, const uint8_t **ret_cluster);
+void cow_packed_free(struct cow_packed *packed);
+
+/* ---- commit.c -------------------------------------------------------------------------------- */
+
+/* Makes the pending state the state of the file, durable. */
+int cow_commit(struct cow_disk *disk);
+/* Room for the next versions of the L2 table of this page, L1 and the refcount table. */
+int cow_reserve_for_change(struct cow_disk *disk, struct cow_page *l2_page);
+/* Commits if too much is pending; to be called before a change. */
+int cow_commit_if_full(struct cow_disk *disk);
+/* Makes sure that the next commit has room for this table: -ENOSPC now instead of then. */
+int cow_table_reserve(struct cow_disk *disk, struct cow_table *table);
+
+/* ---- the rest -------------------------------------------------------------------------------- */
+
+int cow_lock(int fd, bool writable, struct cow_error *err);
+void cow_unlock(int fd);
+
+int cow_header_read(int fd, struct cow_header *ret_header, struct cow_error *err);
+/* Is the image one that may be written? */
+int cow_header_check_writable(const struct cow_header *header, struct cow_error *err);
+
+int cow_read_iter(struct cow_disk *disk, struct cow_iter *iter, uint64_t offset, uint64_t length);
+/* The same into memory; beyond the end of the disk are zeroes. */
+int cow_read_memory(struct cow_disk *disk, void *data, uint64_t offset, uint64_t length);
+int cow_write_iter(struct cow_disk *disk, struct cow_iter *iter, uint64_t offset, uint64_t length);
+/* Is it known without reading data that the extent at `offset` reads as zeroes? */
+bool cow_extent_is_zero(const struct cow_disk *disk, const struct cow_extent *extent,
+                        uint64_t offset);
+
+struct cow_disk {
+    int fd, backing_fd;
+    bool raw, writable;
+    bool unsynced; /* written to since the last fdatasync */
+    bool broken;   /* the file may lack what was written: only reads from now on */
+    uint64_t size, backing_size;
+    uint64_t file_end; /* the file was never written from here on */
+    struct cow_header header;
+    uint32_t cluster_bits, page_bytes;
+    uint64_t cluster_size;
+    struct cow_cache cache;
+    struct cow_table *l1, *rt;
+    struct cow_table **l2; /* [header.l1_size] */
+    struct cow_alloc alloc;
+    struct cow_table *moving; /* list of tables that the next commit moves */
+    struct cow_packed *packed;
+    uint8_t *bounce; /* two clusters: what surrounds a partial write */
+    struct cow_stats stats;
+};
+
+static inline uint64_t cow_min(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+static inline uint64_t cow_clusters(const struct cow_disk *disk, uint64_t bytes)
+{
+    return (bytes + disk->cluster_size - 1) >> disk->cluster_bits;
+}
+
+#endif

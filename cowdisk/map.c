@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * From a guest offset to where its bytes are: L1, L2, entry. Every entry is checked here, on its
+ * way out of the file, and nowhere else: alignment, reserved bits, inside the file, not on the
+ * header, L1 or refcount table. A bad one is -EIO for the request that needed it.
+ *
+ * The depth is fixed (L1, L2, data), so no table can make a loop.
+ */
+#include "cowdisk/internal.h"
+
+#include <errno.h>
+
+/* Does a cluster lie on a table that is in the file for good? */
+static bool hits_table(const struct cow_disk *disk, uint64_t offset)
+{
+    const struct cow_table *tables[] = {disk->l1, disk->rt};
+
+    if (offset < disk->cluster_size)
+        return true;
+    for (size_t i = 0; i < 2; i++) {
+        const struct cow_table *table = tables[i];
+        if (table && table->active && offset >= table->active &&
+            offset < table->active + table->bytes)
+            return true;
+    }
+    return false;
+}
+
+/* Makes the object of the L2 table `index`; *ret_table = NULL if the image has none and not
+ * `create`. */
+static int l2_table(struct cow_disk *disk, uint32_t index, bool create,
+                    struct cow_table **ret_table)
+{
+    uint64_t entry, offset;
+    int r;
+
+    if (disk->l2[index]) {
+        *ret_table = disk->l2[index];
+        return 0;
+    }
+    r = cow_table_entry(disk, disk->l1, index, &entry);
+    if (r < 0)
+        return r;
+    offset = entry & QCOW_OFFSET_MASK;
+    if (offset == 0 && !create) {
+        *ret_table = NULL;
+        return 0;
+    }
+    if (entry & QCOW_L1_RESERVED || offset & (disk->cluster_size - 1) ||
+        (offset && (hits_table(disk, offset) || offset + disk->cluster_size > disk->file_end)))
+        return -EIO;
+    disk->l2[index] = cow_table_new(disk, COW_TABLE_L2, index, offset, disk->cluster_size);
+    if (!disk->l2[index])
+        return -ENOMEM;
+    *ret_table = disk->l2[index];
+    return 0;
+}
+
+static int l2_page(struct cow_disk *disk, uint64_t cluster, bool create, struct cow_page **ret_page,
+                   uint32_t *ret_slot)
+{
+    uint32_t entry_bits = disk->cluster_bits - 3;
+    uint32_t per_page = disk->page_bytes / sizeof(uint64_t);
+    uint64_t in_table = cluster & ((1ull << entry_bits) - 1);
+    struct cow_table *table;
+    int r = l2_table(disk, (uint32_t)(cluster >> entry_bits), create, &table);
+
+    if (r < 0)
+        return r;
+    *ret_slot = (uint32_t)(in_table % per_page);
+    if (!table) {
+        *ret_page = NULL;
+        return 0;
+    }
+    return cow_page_get(disk, table, (uint32_t)(in_table / per_page), ret_page);
+}
+
+int cow_l2_page(struct cow_disk *disk, uint64_t cluster, struct cow_page **ret_page,
+                uint32_t *ret_slot)
+{
+    return l2_page(disk, cluster, true, ret_page, ret_slot);
+}
+
+void cow_packed_range(const struct cow_disk *disk, uint64_t entry, uint64_t *ret_offset,
+                      uint64_t *ret_length)
+{
+    uint32_t offset_bits = 62 - (disk->cluster_bits - 8);
+    uint64_t sectors = (entry & ~(QCOW_COPIED | QCOW_COMPRESSED)) >> offset_bits;
+
+    *ret_offset = entry & ((1ull << offset_bits) - 1);
+    *ret_length = (sectors + 1) * 512 - (*ret_offset & 511);
+}
+
+static int check_packed(const struct cow_disk *disk, uint64_t entry)
+{
+    uint64_t offset, length;
+
+    cow_packed_range(disk, entry, &offset, &length);
+    /* The last sector may be cut short, the first byte must be there. */
+    if (offset < disk->cluster_size || offset >= disk->file_end)
+        return -EIO;
+    return 0;
+}
+
+/* What one L2 entry means; host is the offset of its cluster. */
+static int decode(const struct cow_disk *disk, uint64_t entry, enum cow_kind *ret_kind,
+                  uint64_t *ret_host)
+{
+    uint64_t offset = entry & QCOW_OFFSET_MASK;
+
+    *ret_host = 0;
+    if (entry & QCOW_COMPRESSED) {
+        *ret_kind = COW_PACKED;
+        return check_packed(disk, entry);
+    }
+    if (entry & QCOW_L2_RESERVED || offset & (disk->cluster_size - 1))
+        return -EIO;
+    if (offset && (offset >= disk->file_end || hits_table(disk, offset)))
+        return -EIO;
+    if (entry & QCOW_ZERO) {
+        if (disk->header.version < 3)
+            return -EIO;
+        *ret_kind = COW_ZERO;
+        return 0;
+    }
+    *ret_kind = offset ? COW_DATA : COW_BACKING;
+    *ret_host = offset;
+    return 0;
+}
+
+/* How many entries from `slot` on continue what the first one began, at most `max`. */
+static uint64_t uniform_run(const struct cow_disk *disk, const struct cow_page *page, uint32_t slot,
+                            uint64_t max, const struct cow_extent *first, uint64_t first_host)
+{
+    uint32_t per_page = disk->page_bytes / sizeof(uint64_t);
+    uint64_t n = 1;
+
+    max = cow_min(max, per_page - slot);
+    if (first->kind == COW_PACKED)
+        return 1;
+    for (; n < max; n++) {
+        uint64_t entry = be64toh(page->entry[slot + n]), host;
+        enum cow_kind kind;
+
+        if (decode(disk, entry, &kind, &host) < 0 || kind != first->kind)
+            break;
+        if (kind == COW_DATA && (host != first_host + n * disk->cluster_size ||
+                                 !!(entry & QCOW_COPIED) != first->owned))
+            break;
+    }
+    return n;
+}
+
+/* Without an L2 table: the rest of what that table would describe. */
+static void extent_without_table(const struct cow_disk *disk, uint64_t offset, uint64_t length,
+                                 struct cow_extent *ret_extent)
+{
+    uint64_t span = disk->cluster_size << (disk->cluster_bits - 3);
+
+    *ret_extent = (struct cow_extent){
+        .kind = COW_BACKING,
+        .length = cow_min(length, span - offset % span),
+    };
+}
+
+int cow_lookup(struct cow_disk *disk, uint64_t offset, uint64_t length,
+               struct cow_extent *ret_extent)
+{
+    uint64_t in_cluster = offset & (disk->cluster_size - 1), host, n;
+    struct cow_extent extent = {0};
+    struct cow_page *page;
+    uint32_t slot;
+    int r = l2_page(disk, offset >> disk->cluster_bits, false, &page, &slot);
+
+    if (r < 0)
+        return r;
+    if (!page) {
+        extent_without_table(disk, offset, length, ret_extent);
+        return 0;
+    }
+    extent.entry = be64toh(page->entry[slot]);
+    r = decode(disk, extent.entry, &extent.kind, &host);
+    if (r < 0)
+        return r;
+    extent.owned = extent.kind == COW_DATA && extent.entry & QCOW_COPIED;
+    extent.host = host + in_cluster;
+    n = uniform_run(disk, page, slot, cow_clusters(disk, in_cluster + length), &extent, host);
+    extent.length = cow_min(length, (n << disk->cluster_bits) - in_cluster);
+    *ret_extent = extent;
+    return 0;
+}
+
+int cow_entry_drop(struct cow_disk *disk, uint64_t entry)
+{
+    uint64_t offset, length, last;
+    int r;
+
+    if (!(entry & QCOW_COMPRESSED)) {
+        offset = entry & QCOW_OFFSET_MASK;
+        r = offset ? cow_refcount_drop(disk, offset >> disk->cluster_bits, false) : 0;
+        return r < 0 ? r : 0;
+    }
+    cow_packed_range(disk, entry, &offset, &length);
+    last = (offset + length - 1) >> disk->cluster_bits;
+    for (uint64_t i = offset >> disk->cluster_bits; i <= last; i++) {
+        r = cow_refcount_drop(disk, i, false);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}

@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Reading: each piece of the request from where the map says it is. Data goes from the file
+ * straight into the caller's buffers.
+ */
+#include "cowdisk/internal.h"
+
+#include <errno.h>
+
+/* The backing file may be shorter than the disk: the rest is zeroes. */
+static int read_backing(struct cow_disk *disk, struct cow_iter *iter, uint64_t offset,
+                        uint64_t length)
+{
+    uint64_t there = 0;
+    int r = 0;
+
+    if (disk->backing_fd >= 0 && offset < disk->backing_size)
+        there = cow_min(length, disk->backing_size - offset);
+    if (there > 0)
+        r = cow_iter_read(iter, disk->backing_fd, there, offset);
+    if (r == 0)
+        cow_iter_zero(iter, length - there);
+    return r;
+}
+
+static int read_packed(struct cow_disk *disk, struct cow_iter *iter,
+                       const struct cow_extent *extent, uint64_t offset)
+{
+    const uint8_t *cluster;
+    int r = cow_packed_get(disk, extent->entry, &cluster);
+
+    if (r == 0)
+        cow_iter_fill(iter, cluster + (offset & (disk->cluster_size - 1)), extent->length);
+    return r;
+}
+
+static int read_extent(struct cow_disk *disk, struct cow_iter *iter,
+                       const struct cow_extent *extent, uint64_t offset)
+{
+    switch (extent->kind) {
+    case COW_DATA: return cow_iter_read(iter, disk->fd, extent->length, extent->host);
+    case COW_BACKING: return read_backing(disk, iter, offset, extent->length);
+    case COW_PACKED: return read_packed(disk, iter, extent, offset);
+    case COW_ZERO: break;
+    }
+    cow_iter_zero(iter, extent->length);
+    return 0;
+}
+
+int cow_read_iter(struct cow_disk *disk, struct cow_iter *iter, uint64_t offset, uint64_t length)
+{
+    if (disk->raw)
+        return cow_iter_read(iter, disk->fd, length, offset);
+    while (length > 0) {
+        struct cow_extent extent;
+        int r = cow_lookup(disk, offset, length, &extent);
+        if (r == 0)
+            r = read_extent(disk, iter, &extent, offset);
+        if (r < 0)
+            return r;
+        offset += extent.length;
+        length -= extent.length;
+    }
+    return 0;
+}
+
+int cow_read_memory(struct cow_disk *disk, void *data, uint64_t offset, uint64_t length)
+{
+    uint64_t there = offset < disk->size ? cow_min(length, disk->size - offset) : 0;
+    struct iovec iov = {.iov_base = data, .iov_len = there};
+    struct cow_iter iter = {.iov = &iov, .iovcnt = 1};
+
+    memset((uint8_t *)data + there, 0, length - there);
+    return cow_read_iter(disk, &iter, offset, there);
+}
+
+int cow_preadv(struct cow_disk *disk, const struct iovec *iov, int iovcnt, uint64_t offset)
+{
+    struct cow_iter iter = {.iov = iov, .iovcnt = iovcnt};
+    uint64_t length;
+    int r = cow_iov_bytes(iov, iovcnt, &length);
+
+    if (r < 0)
+        return r;
+    if (offset > disk->size || length > disk->size - offset)
+        return -EINVAL;
+    r = cow_read_iter(disk, &iter, offset, length);
+    if (r < 0)
+        return r;
+    disk->stats.reads++;
+    disk->stats.read_bytes += length;
+    return 0;
+}
+
+bool cow_extent_is_zero(const struct cow_disk *disk, const struct cow_extent *extent,
+                        uint64_t offset)
+{
+    if (extent->kind == COW_BACKING)
+        return disk->backing_fd < 0 || offset >= disk->backing_size;
+    return extent->kind == COW_ZERO;
+}
+
+int cow_map(struct cow_disk *disk, uint64_t offset, uint64_t length, uint64_t *ret_length,
+            uint64_t *ret_backing_offset)
+{
+    struct cow_extent extent;
+    int r;
+
+    if (length == 0 || offset > disk->size || length > disk->size - offset)
+        return -EINVAL;
+    if (disk->raw) {
+        *ret_length = length;
+        *ret_backing_offset = UINT64_MAX;
+        return 0;
+    }
+    r = cow_lookup(disk, offset, length, &extent);
+    if (r < 0)
+        return r;
+    if (extent.kind == COW_BACKING && !cow_extent_is_zero(disk, &extent, offset)) {
+        *ret_length = cow_min(extent.length, disk->backing_size - offset);
+        *ret_backing_offset = offset;
+    } else {
+        *ret_length = extent.length;
+        *ret_backing_offset = UINT64_MAX;
+    }
+    return 0;
+}
