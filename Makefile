@@ -9,7 +9,8 @@ PREFIX  ?= /usr/local
 SAN     ?=
 
 PKGS_BUS  := dbus-1 libevent
-CPPFLAGS  += -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -I. -MMD -MP
+VERSION   := 0.1.0
+CPPFLAGS  += -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DVMMD_VERSION='"$(VERSION)"' -I. -I$(BUILD) -MMD -MP
 CFLAGS    ?= -O2 -g
 CFLAGS    += -std=c11 -pthread -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes \
              -Wvla -Werror -fstack-protector-strong $(SAN)
@@ -27,7 +28,14 @@ BUS_SRC      := $(call src,dbus)
 CLI_SRC      := $(call src,cli)
 DAEMON_SRC   := $(call src,vmmd)
 VMM_SRC      := $(filter-out vmmd/vmm/main.c,$(call src,vmmd/vmm)) vmmd/proto.c
+UNICORN_A    := $(shell pkg-config --variable=libdir unicorn 2>/dev/null)/libunicorn.a
+ifneq ($(wildcard $(UNICORN_A)),)
 SOFT_SRC     := $(call src,vmmd/vmm/engine-soft)
+SOFT_LIB     := $(BUILD)/libunicorn-vmmd.a
+else
+$(warning libunicorn-dev is missing: vmmd-guest is built without the software engine)
+SOFT_SRC     := $(call src,vmmd/vmm/no-soft)
+endif
 
 LIBCOWDISK  := $(BUILD)/libcowdisk.a
 LIBMEMSHARE := $(BUILD)/libmemshare.a
@@ -64,6 +72,19 @@ DAEMON_LIBS   := $(BUS_LIBS) -ljansson -linih -lsystemd -lcap-ng
 GUEST_LIBS    := -lseccomp -lcap-ng -lrt -lm
 IMPORT_LIBS   := -lext2fs -lcom_err -lblkid -lqcow -lseccomp -lcap-ng
 
+$(BUILD)/obj/vmmd/vmm/acpi.o: $(BUILD)/gen/dsdt.hex
+
+$(BUILD)/gen/dsdt.hex: vmmd/vmm/dsdt.dsl
+	@mkdir -p $(@D)
+	iasl -tc -p $(basename $@) $< >$(basename $@).log || { cat $(basename $@).log; exit 1; }
+
+$(BUILD)/libunicorn-vmmd.a: vmmd/vmm/engine-soft/prepare-unicorn.sh $(UNICORN_A)
+	@mkdir -p $(@D)
+	sh $< $(UNICORN_A) $@
+
+$(BUILD)/vmmd-guest: $(call objs,vmmd/vmm/main.c $(SOFT_SRC)) $(LIBVMM) $(LIBMEMSHARE) $(LIBCOWDISK) $(SOFT_LIB)
+	$(CC) $(LDFLAGS) -o $@ $^ $(GUEST_LIBS) $(COWDISK_LIBS) $(MEMSHARE_LIBS)
+
 $(BUILD)/vmmd: $(call objs,vmmd/main.c) $(LIBDAEMON) $(LIBBUS) $(LIBMEMSHARE) $(LIBCOWDISK)
 	$(CC) $(LDFLAGS) -o $@ $^ $(DAEMON_LIBS) $(COWDISK_LIBS) $(MEMSHARE_LIBS)
 
@@ -72,3 +93,5 @@ $(BUILD)/vmmd-import: $(call objs,$(IMPORT_SRC)) $(LIBCOWDISK)
 
 $(BUILD)/vmctl: $(call objs,$(CLI_SRC)) $(LIBBUS)
 	$(CC) $(LDFLAGS) -o $@ $^ $(BUS_LIBS) -ljansson
+
+-include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

@@ -156,10 +156,9 @@ int machine_add_device(struct machine *m, const struct device_ops *ops, void *se
 
 void machine_finish(struct machine *m, enum machine_end end, const char *text)
 {
-    static const enum machine_end runs = MACHINE_RUNS;
-    enum machine_end expected = runs;
+    enum machine_end expected = MACHINE_RUNS;
 
-    /* The text is written before the reason becomes visible to others. */
+    /* Others read end_text only after the ended event. */
     if (!__atomic_compare_exchange_n(&m->end, &expected, end, false, __ATOMIC_SEQ_CST,
                                      __ATOMIC_SEQ_CST))
         return;
@@ -214,6 +213,11 @@ static uint64_t monotonic_ns(void)
     return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
 }
 
+uint64_t machine_time(const struct machine *m)
+{
+    return monotonic_ns() - m->clock_behind;
+}
+
 void machine_pause(struct machine *m)
 {
     if (m->paused)
@@ -227,8 +231,10 @@ void machine_resume(struct machine *m)
 {
     if (!m->paused)
         return;
+    uint64_t pause = monotonic_ns() - m->paused_at;
     m->paused = false;
-    m->ops->clock_shift(m->engine, monotonic_ns() - m->paused_at);
+    m->clock_behind += pause;
+    m->ops->clock_shift(m->engine, pause);
     gate_open(&m->gate);
     kick_all(m); /* a halted vCPU looks at its timers again */
 }

@@ -78,7 +78,7 @@ struct machine {
     unsigned n_devices;
     struct machine_events events;
     bool paused;
-    uint64_t paused_at; /* ns */
+    uint64_t paused_at, clock_behind; /* ns: when the pause began; what all pauses sum up to */
     enum machine_end end;
     char end_text[MACHINE_TEXT];
 };
@@ -102,6 +102,9 @@ int machine_start(struct machine *m); /* starts the vCPU threads */
 /* Any thread that is not a vCPU, with no lock held. Both may be called twice. */
 void machine_pause(struct machine *m);
 void machine_resume(struct machine *m);
+
+/* ns of guest time: CLOCK_MONOTONIC without the pauses. */
+uint64_t machine_time(const struct machine *m);
 
 /* Any thread: the machine comes to its end (once; the first reason stays). */
 void machine_finish(struct machine *m, enum machine_end end, const char *text);
