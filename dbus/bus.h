@@ -46,7 +46,7 @@ void bus_on_closed(struct bus *bus, void (*closed)(void *opaque), void *opaque);
 /* Takes a well-known name. -EEXIST: somebody else has it; other failures -EACCES; `err` says. */
 int bus_request_name(struct bus *bus, const char *name, struct bus_error *err);
 
-/* Writes out what is queued (blocks until it is written). */
+/* Writes out what is queued, noted property changes included (blocks until it is written). */
 void bus_flush(struct bus *bus);
 
 /* The libdbus connection; stays the bus's. */

@@ -138,6 +138,7 @@ int bus_request_name(struct bus *bus, const char *name, struct bus_error *err)
 
 void bus_flush(struct bus *bus)
 {
+    bus_flush_changed(bus);
     dbus_connection_flush(bus->connection);
 }
 

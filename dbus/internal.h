@@ -57,6 +57,7 @@ struct bus_call {
 /* loop.c */
 int bus_loop_attach(struct bus *bus);
 void bus_loop_detach(struct bus *bus);
+void bus_run_soon(struct event *event); /* in the next turn of the loop */
 
 /* object.c */
 struct bus_object *bus_object_find(struct bus *bus, const char *path);

@@ -15,6 +15,12 @@
 #define DISPATCH_PER_TURN 32
 #define OOM_RETRY_USEC    100000
 
+void bus_run_soon(struct event *event)
+{
+    /* Not event_active(): that would run it in this very turn, before any other fd is looked at. */
+    event_add(event, &(struct timeval){0});
+}
+
 static void on_watch(evutil_socket_t fd, short what, void *opaque)
 {
     DBusWatch *watch = opaque;
@@ -133,7 +139,7 @@ static void on_dispatch(evutil_socket_t fd, short what, void *opaque)
     for (int i = 0; i < DISPATCH_PER_TURN && status == DBUS_DISPATCH_DATA_REMAINS; i++)
         status = dbus_connection_dispatch(connection);
     if (status == DBUS_DISPATCH_DATA_REMAINS)
-        event_active(bus->dispatch_event, EV_TIMEOUT, 0);
+        bus_run_soon(bus->dispatch_event);
     if (status == DBUS_DISPATCH_NEED_MEMORY)
         event_add(bus->dispatch_event, &(struct timeval){.tv_usec = OOM_RETRY_USEC});
     dbus_connection_unref(connection);
@@ -145,7 +151,7 @@ static void on_status(DBusConnection *connection, DBusDispatchStatus status, voi
 
     (void)connection;
     if (status == DBUS_DISPATCH_DATA_REMAINS)
-        event_active(bus->dispatch_event, EV_TIMEOUT, 0);
+        bus_run_soon(bus->dispatch_event);
 }
 
 static void on_changed(evutil_socket_t fd, short what, void *opaque)
@@ -168,7 +174,7 @@ int bus_loop_attach(struct bus *bus)
         return -ENOMEM;
     dbus_connection_set_dispatch_status_function(bus->connection, on_status, bus, NULL);
     if (dbus_connection_get_dispatch_status(bus->connection) == DBUS_DISPATCH_DATA_REMAINS)
-        event_active(bus->dispatch_event, EV_TIMEOUT, 0);
+        bus_run_soon(bus->dispatch_event);
     return 0;
 }
 

@@ -235,7 +235,7 @@ void bus_changed(struct bus *bus, const char *path, const char *interface, const
             bus->dirty = object;
         }
         if (bus->changed_event)
-            event_active(bus->changed_event, EV_TIMEOUT, 0);
+            bus_run_soon(bus->changed_event);
         return;
     }
 }

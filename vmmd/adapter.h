@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * adapter: the daemon's objects on the bus. Thin: every *-bus.c turns a message into a call of an
+ * object that knows no bus, and back; the rules are all in the objects.
+ */
+#ifndef VMMD_ADAPTER_H
+#define VMMD_ADAPTER_H
+
+#include "dbus/bus.h"
+#include "vmmd/daemon.h"
+#include "vmmd/name.h"
+
+#define ADAPTER_BUS_NAME "org.vmmd1"
+#define ADAPTER_ROOT     "/org/vmmd1"
+#define ADAPTER_ERROR    "org.vmmd1.Error."
+/* "/org/vmmd1/template/" and a label, in which every byte may take three */
+#define ADAPTER_PATH_MAX (32 + 3 * NAME_LENGTH_MAX)
+
+struct adapter {
+    struct bus *bus;
+    struct daemon *daemon;
+};
+
+/* Puts everything the daemon has on the bus and listens to it. -ENOMEM. */
+int adapter_new(struct adapter **ret_adapter, struct daemon *daemon, struct bus *bus);
+/* Stops listening, before the daemon is freed and the bus after it: an end is no news of guests.
+ * NULL is fine. */
+void adapter_free(struct adapter *adapter);
+
+/* Answers with org.vmmd1.Error.KIND. */
+void adapter_fail(struct bus_call *call, const struct problem *problem);
+
+/* A guest_done_fn: answers the call without values, or with the problem. */
+void adapter_done(void *call, const struct problem *problem);
+
+void adapter_guest_path(const char *name, char path[ADAPTER_PATH_MAX]);
+void adapter_template_path(const char *name, char path[ADAPTER_PATH_MAX]);
+void adapter_job_path(uint64_t id, char path[ADAPTER_PATH_MAX]);
+
+extern const struct bus_interface manager_interface;  /* object: struct adapter */
+extern const struct bus_interface guest_interface;    /* object: struct guest */
+extern const struct bus_interface template_interface; /* object: struct template */
+extern const struct bus_interface job_interface;      /* object: struct job */
+
+#endif

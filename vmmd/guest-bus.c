@@ -1,0 +1,334 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * guest-bus: org.vmmd1.Guest on a struct guest.
+ */
+#include "vmmd/adapter.h"
+#include "vmmd/child.h"
+#include "vmmd/guest.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+/* ---- methods ---- */
+
+static void answer(struct bus_call *call, int r, const struct problem *problem)
+{
+    adapter_done(call, r < 0 ? problem : NULL);
+}
+
+static bool force_argument(struct bus_call *call)
+{
+    dbus_bool_t force = FALSE;
+
+    dbus_message_get_args(bus_call_message(call), NULL, DBUS_TYPE_BOOLEAN, &force,
+                          DBUS_TYPE_INVALID);
+    return force;
+}
+
+static void start(void *object, struct bus_call *call)
+{
+    struct problem problem;
+
+    if (guest_start(object, adapter_done, call, &problem) < 0)
+        adapter_fail(call, &problem);
+}
+
+static void stop(void *object, struct bus_call *call)
+{
+    struct problem problem;
+
+    if (guest_stop(object, force_argument(call), adapter_done, call, &problem) < 0)
+        adapter_fail(call, &problem);
+}
+
+static void restart(void *object, struct bus_call *call)
+{
+    struct problem problem;
+
+    answer(call, guest_restart(object, force_argument(call), &problem), &problem);
+}
+
+static void pause_guest(void *object, struct bus_call *call)
+{
+    struct problem problem;
+
+    if (guest_pause(object, adapter_done, call, &problem) < 0)
+        adapter_fail(call, &problem);
+}
+
+static void resume(void *object, struct bus_call *call)
+{
+    struct problem problem;
+
+    if (guest_resume(object, adapter_done, call, &problem) < 0)
+        adapter_fail(call, &problem);
+}
+
+static void delete (void *object, struct bus_call *call)
+{
+    struct problem problem;
+
+    answer(call, guest_delete(object, &problem), &problem);
+}
+
+static void return_fd(struct bus_call *call, int r, int fd, const struct problem *problem)
+{
+    if (r < 0) {
+        adapter_fail(call, problem);
+        return;
+    }
+    bus_call_return(call, DBUS_TYPE_UNIX_FD, &fd, DBUS_TYPE_INVALID);
+    close(fd);
+}
+
+static void open_console(void *object, struct bus_call *call)
+{
+    struct problem problem;
+    int fd = -1, r = guest_open_console(object, &fd, &problem);
+
+    return_fd(call, r, fd, &problem);
+}
+
+static void open_log(void *object, struct bus_call *call)
+{
+    struct problem problem;
+    int fd = -1, r = guest_open_log(object, &fd, &problem);
+
+    return_fd(call, r, fd, &problem);
+}
+
+static void set_balloon(void *object, struct bus_call *call)
+{
+    struct problem problem;
+    dbus_uint64_t target = 0;
+
+    dbus_message_get_args(bus_call_message(call), NULL, DBUS_TYPE_UINT64, &target,
+                          DBUS_TYPE_INVALID);
+    answer(call, guest_set_balloon(object, target, &problem), &problem);
+}
+
+/* ---- GetMemory ---- */
+
+struct memory_call {
+    struct guest *guest;
+    struct bus_call *call;
+};
+
+static bool put_ledger(const struct guest *guest, DBusMessageIter *iter)
+{
+    const struct proto_memory *m = &guest->memory;
+    const struct {
+        const char *key;
+        uint64_t value;
+    } sizes[] = {
+        {"Nominal", m->nominal},    {"Resident", m->resident},
+        {"Zero", m->zero},          {"Lineage", m->lineage},
+        {"Template", m->template_}, {"Pool", m->pool},
+        {"Private", m->private_},   {"Saved", guest_saved(guest)},
+        {"Merges", m->merges},      {"Splits", m->splits},
+        {"Mappings", m->mappings},  {"MappingsSkipped", m->mappings_skipped},
+        {"Passes", m->passes},      {"Balloon", m->balloon},
+    };
+    double cpu = (double)m->cpu_ns / 1e9;
+    dbus_bool_t settled = m->settled != 0;
+    DBusMessageIter dict;
+    bool ok = bus_dict_open(iter, &dict);
+
+    for (size_t i = 0; ok && i < sizeof(sizes) / sizeof(sizes[0]); i++)
+        ok = bus_dict_put(&dict, sizes[i].key, DBUS_TYPE_UINT64, &sizes[i].value);
+    return ok && bus_dict_put(&dict, "CpuSeconds", DBUS_TYPE_DOUBLE, &cpu) &&
+           bus_dict_put(&dict, "Settled", DBUS_TYPE_BOOLEAN, &settled) &&
+           bus_dict_close(iter, &dict);
+}
+
+static void on_memory(void *opaque, const struct problem *problem)
+{
+    struct memory_call *waiting = opaque;
+    struct bus_call *call = waiting->call;
+    DBusMessageIter iter;
+    DBusMessage *reply;
+
+    if (problem) {
+        adapter_fail(call, problem);
+        free(waiting);
+        return;
+    }
+    reply = bus_call_reply_new(call);
+    if (reply) {
+        dbus_message_iter_init_append(reply, &iter);
+        if (!put_ledger(waiting->guest, &iter)) {
+            dbus_message_unref(reply);
+            reply = NULL;
+        }
+    }
+    bus_call_return_message(call, reply);
+    free(waiting);
+}
+
+static void get_memory(void *object, struct bus_call *call)
+{
+    struct memory_call *waiting = malloc(sizeof(*waiting));
+    struct problem problem;
+
+    if (!waiting) {
+        bus_call_fail(call, DBUS_ERROR_NO_MEMORY, "out of memory");
+        return;
+    }
+    *waiting = (struct memory_call){object, call};
+    if (guest_query_memory(object, on_memory, waiting, &problem) < 0) {
+        adapter_fail(call, &problem);
+        free(waiting);
+    }
+}
+
+/* ---- properties ---- */
+
+static bool get_name(void *object, DBusMessageIter *iter)
+{
+    return bus_put_string(iter, ((struct guest *)object)->config.name);
+}
+
+static bool get_state(void *object, DBusMessageIter *iter)
+{
+    return bus_put_string(iter, guest_state_name(((struct guest *)object)->state));
+}
+
+static bool get_reason(void *object, DBusMessageIter *iter)
+{
+    return bus_put_string(iter, ((struct guest *)object)->reason);
+}
+
+static bool get_engine(void *object, DBusMessageIter *iter)
+{
+    return bus_put_string(iter, engine_name(((struct guest *)object)->running_engine));
+}
+
+static bool get_pid(void *object, DBusMessageIter *iter)
+{
+    const struct guest *guest = object;
+
+    return bus_put_u32(iter, guest->process ? (uint32_t)child_pid(guest->process) : 0);
+}
+
+static bool get_template(void *object, DBusMessageIter *iter)
+{
+    return bus_put_string(iter, ((struct guest *)object)->config.tmpl);
+}
+
+static bool get_memory_size(void *object, DBusMessageIter *iter)
+{
+    return bus_put_u64(iter, ((struct guest *)object)->config.memory);
+}
+
+static bool get_vcpus(void *object, DBusMessageIter *iter)
+{
+    return bus_put_u32(iter, ((struct guest *)object)->config.vcpus);
+}
+
+static bool get_share_group(void *object, DBusMessageIter *iter)
+{
+    return bus_put_string(iter, ((struct guest *)object)->config.share_group);
+}
+
+static bool get_uuid(void *object, DBusMessageIter *iter)
+{
+    const uint8_t *u = ((struct guest *)object)->config.uuid;
+    char text[37];
+
+    snprintf(text, sizeof(text),
+             "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", u[0], u[1],
+             u[2], u[3], u[4], u[5], u[6], u[7], u[8], u[9], u[10], u[11], u[12], u[13], u[14],
+             u[15]);
+    return bus_put_string(iter, text);
+}
+
+static bool get_overlay(void *object, DBusMessageIter *iter)
+{
+    return bus_put_string(iter, ((struct guest *)object)->overlay_path);
+}
+
+static bool get_created(void *object, DBusMessageIter *iter)
+{
+    return bus_put_u64(iter, ((struct guest *)object)->config.created);
+}
+
+static bool get_started(void *object, DBusMessageIter *iter)
+{
+    return bus_put_u64(iter, ((struct guest *)object)->started);
+}
+
+static bool get_login(void *object, DBusMessageIter *iter)
+{
+    return bus_put_bool(iter, ((struct guest *)object)->login);
+}
+
+static bool get_ram_address(void *object, DBusMessageIter *iter)
+{
+    return bus_put_u64(iter, ((struct guest *)object)->ram_address);
+}
+
+static bool get_resident(void *object, DBusMessageIter *iter)
+{
+    return bus_put_u64(iter, ((struct guest *)object)->memory.resident);
+}
+
+static bool get_saved(void *object, DBusMessageIter *iter)
+{
+    return bus_put_u64(iter, guest_saved(object));
+}
+
+static bool get_settled(void *object, DBusMessageIter *iter)
+{
+    return bus_put_bool(iter, ((struct guest *)object)->memory.settled != 0);
+}
+
+static bool get_device_error(void *object, DBusMessageIter *iter)
+{
+    return bus_put_string(iter, ((struct guest *)object)->device_error);
+}
+
+/* ---- tables ---- */
+
+static const struct bus_method_entry methods[] = {
+    {.name = "Start", .call = start},
+    {.name = "Stop", .in = BUS_ARGS({"force", "b"}), .call = stop},
+    {.name = "Restart", .in = BUS_ARGS({"force", "b"}), .call = restart},
+    {.name = "Pause", .call = pause_guest},
+    {.name = "Resume", .call = resume},
+    {.name = "Delete", .call = delete},
+    {.name = "OpenConsole", .out = BUS_ARGS({"console", "h"}), .call = open_console},
+    {.name = "OpenLog", .out = BUS_ARGS({"log", "h"}), .call = open_log},
+    {.name = "GetMemory", .out = BUS_ARGS({"memory", "a{sv}"}), .call = get_memory},
+    {.name = "SetBalloon", .in = BUS_ARGS({"target", "t"}), .call = set_balloon},
+    {0},
+};
+
+static const struct bus_property_entry properties[] = {
+    {.name = "Name", .type = "s", .get = get_name, .flags = BUS_CONST},
+    {.name = "State", .type = "s", .get = get_state},
+    {.name = "Reason", .type = "s", .get = get_reason},
+    {.name = "Engine", .type = "s", .get = get_engine},
+    {.name = "Pid", .type = "u", .get = get_pid},
+    {.name = "Template", .type = "s", .get = get_template, .flags = BUS_CONST},
+    {.name = "Memory", .type = "t", .get = get_memory_size},
+    {.name = "VCPUs", .type = "u", .get = get_vcpus},
+    {.name = "ShareGroup", .type = "s", .get = get_share_group},
+    {.name = "Uuid", .type = "s", .get = get_uuid, .flags = BUS_CONST},
+    {.name = "Overlay", .type = "s", .get = get_overlay, .flags = BUS_CONST},
+    {.name = "Created", .type = "t", .get = get_created, .flags = BUS_CONST},
+    {.name = "Started", .type = "t", .get = get_started},
+    {.name = "Login", .type = "b", .get = get_login},
+    {.name = "RamAddress", .type = "t", .get = get_ram_address},
+    {.name = "Resident", .type = "t", .get = get_resident},
+    {.name = "Saved", .type = "t", .get = get_saved},
+    {.name = "Settled", .type = "b", .get = get_settled},
+    {.name = "DeviceError", .type = "s", .get = get_device_error},
+    {0},
+};
+
+const struct bus_interface guest_interface = {
+    .name = "org.vmmd1.Guest",
+    .methods = methods,
+    .properties = properties,
+};

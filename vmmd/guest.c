@@ -1,0 +1,363 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * guest: the life of a guest and what can be asked of it.
+ *
+ * Every request checks the phase first and is refused with the reason if it does not fit; what the
+ * guest process must do is a message plus a waiter, never a wait.
+ */
+#include "vmmd/guest.h"
+#include "vmmd/log.h"
+#include "vmmd/share.h"
+
+#include <errno.h>
+#include <event2/event.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define MEMORY_INTERVAL_USEC 900000
+
+const char *guest_state_name(enum guest_state state)
+{
+    static const char *const names[] = {"created", "running", "paused", "stopped", "failed"};
+
+    return names[state];
+}
+
+struct guest *guest_find(struct daemon *daemon, const char *name)
+{
+    struct guest *guest;
+
+    TAILQ_FOREACH(guest, &daemon->guests, link)
+    if (guest->published && strcmp(guest->config.name, name) == 0)
+        return guest;
+    return NULL;
+}
+
+static void on_timer(evutil_socket_t fd, short what, void *opaque)
+{
+    (void)fd;
+    (void)what;
+    guest_process_timeout(opaque);
+}
+
+struct guest *guest_new(struct daemon *daemon, const struct guest_config *config)
+{
+    struct guest *guest = calloc(1, sizeof(*guest));
+
+    if (!guest)
+        return NULL;
+    guest->daemon = daemon;
+    guest->config = *config;
+    guest->sock = guest->overlay_fd = guest->console_fd = -1;
+    guest->fds = (struct template_fds){-1, -1, -1, -1};
+    TAILQ_INIT(&guest->waiters);
+    guest->timer = event_new(daemon->base, -1, 0, on_timer, guest);
+    if (!guest->timer || asprintf(&guest->overlay_path, "%s/guests/%s/overlay.qcow2",
+                                  daemon->state_dir, config->name) < 0) {
+        if (guest->timer)
+            event_free(guest->timer);
+        free(guest);
+        return NULL;
+    }
+    if (engine_resolve(&daemon->engine, config->engine, config->vcpus, &guest->running_engine,
+                       NULL) < 0)
+        guest->running_engine = config->engine; /* not available here any more: start will say so */
+    TAILQ_INSERT_TAIL(&daemon->guests, guest, link);
+    daemon->n_guests++;
+    return guest;
+}
+
+static void template_changed(struct daemon *daemon, const char *name)
+{
+    struct template *tmpl = template_find(daemon, name);
+
+    if (tmpl && daemon->listener)
+        daemon->listener->template_guests_changed(daemon->listener_opaque, tmpl);
+}
+
+void guest_publish(struct guest *guest)
+{
+    struct daemon *daemon = guest->daemon;
+
+    guest->published = true;
+    if (daemon->listener)
+        daemon->listener->guest_added(daemon->listener_opaque, guest);
+    template_changed(daemon, guest->config.tmpl);
+    daemon_happened(daemon, "guest-created", guest->config.name, "from template %s",
+                    guest->config.tmpl);
+}
+
+void guest_free(struct guest *guest)
+{
+    struct daemon *daemon = guest->daemon;
+    struct problem problem;
+
+    problem_set(&problem, PROBLEM_BUSY, "vmmd is ending");
+    guest_wait_fail_all(guest, &problem);
+    guest_process_forget(guest);
+    TAILQ_REMOVE(&daemon->guests, guest, link);
+    daemon->n_guests--;
+    if (guest->published && daemon->listener)
+        daemon->listener->guest_removed(daemon->listener_opaque, guest);
+    event_free(guest->timer);
+    free(guest->overlay_path);
+    free(guest);
+}
+
+/* ---- changes ---- */
+
+void guest_changed(struct guest *guest, unsigned changes)
+{
+    struct daemon *daemon = guest->daemon;
+
+    if (guest->published && daemon->listener)
+        daemon->listener->guest_changed(daemon->listener_opaque, guest, changes);
+}
+
+void guest_set_state(struct guest *guest, enum guest_state state, const char *reason)
+{
+    bool same = guest->state == state && strcmp(guest->reason, reason) == 0;
+
+    guest->state = state;
+    if (reason != guest->reason)
+        snprintf(guest->reason, sizeof(guest->reason), "%s", reason);
+    guest_store_record(guest);
+    guest_changed(guest, GUEST_CHANGE_STATE);
+    guest_memory_dirty(guest);
+    if (!same)
+        daemon_happened(guest->daemon, "guest-state", guest->config.name, "%s%s%s",
+                        guest_state_name(state), reason[0] ? ": " : "", reason);
+}
+
+void guest_memory_dirty(struct guest *guest)
+{
+    struct event *timer = guest->daemon->memory_timer;
+
+    guest->memory_dirty = true;
+    if (!evtimer_pending(timer, NULL))
+        event_add(timer, &(struct timeval){.tv_usec = MEMORY_INTERVAL_USEC});
+}
+
+void guest_memory_flush(struct daemon *daemon)
+{
+    struct guest *guest;
+
+    TAILQ_FOREACH(guest, &daemon->guests, link)
+    {
+        if (!guest->memory_dirty)
+            continue;
+        guest->memory_dirty = false;
+        guest_changed(guest, GUEST_CHANGE_MEMORY);
+    }
+}
+
+uint64_t guest_saved(const struct guest *guest)
+{
+    return share_saved(guest->share);
+}
+
+/* ---- requests ---- */
+
+static int not_running(const struct guest *guest, struct problem *problem)
+{
+    if (guest->phase == PHASE_IDLE)
+        return problem_set(problem, PROBLEM_WRONG_STATE, "guest %s is not running: it is %s",
+                           guest->config.name, guest_state_name(guest->state));
+    return problem_set(problem, PROBLEM_BUSY, "guest %s is being %s", guest->config.name,
+                       guest->phase == PHASE_ENDING     ? "stopped"
+                       : guest->phase == PHASE_ADOPTING ? "found again"
+                                                        : "started");
+}
+
+int guest_start(struct guest *guest, guest_done_fn done, void *opaque, struct problem *problem)
+{
+    int r;
+
+    if (guest->phase == PHASE_UP)
+        return problem_set(problem, PROBLEM_WRONG_STATE, "guest %s is %s already",
+                           guest->config.name, guest_state_name(guest->state));
+    if (guest->phase != PHASE_IDLE)
+        return not_running(guest, problem);
+    r = guest_process_start(guest, problem);
+    if (r < 0)
+        return r;
+    guest_changed(guest, GUEST_CHANGE_STATE);
+    /* If there is no memory for a waiter the guest still starts; only nobody is told. */
+    return guest_wait(guest, WAIT_START, 0, 0, done, opaque, problem);
+}
+
+/* Ends it at once: asks first, so that the overlay is flushed, and kills it if it does not end. */
+static int stop_by_force(struct guest *guest, guest_done_fn done, void *opaque,
+                         struct problem *problem)
+{
+    int r = guest_wait(guest, WAIT_STOP, 0, 0, done, opaque, problem);
+
+    if (r < 0)
+        return r;
+    guest->stop_forced = true;
+    if (!guest->process) { /* between two starts */
+        guest_process_forget(guest);
+        guest_set_state(guest, GUEST_STOPPED, "ended by force");
+        guest_wait_finish(guest, WAIT_STOP, 0, NULL);
+    } else if (guest->phase == PHASE_UP && guest_talk_simple(guest, PROTO_QUIT, NULL) == 0) {
+        guest_process_ending(guest);
+    } else if (guest->phase != PHASE_ENDING) {
+        guest_process_kill(guest, "ended by force");
+    }
+    return 0;
+}
+
+int guest_stop(struct guest *guest, bool force, guest_done_fn done, void *opaque,
+               struct problem *problem)
+{
+    int r;
+
+    if (guest->phase == PHASE_IDLE)
+        return not_running(guest, problem);
+    guest->restart_wanted = false;
+    if (force)
+        return stop_by_force(guest, done, opaque, problem);
+    if (guest->phase != PHASE_UP)
+        return not_running(guest, problem);
+    if (guest->state == GUEST_PAUSED)
+        return problem_set(problem, PROBLEM_WRONG_STATE,
+                           "guest %s is paused and cannot see its power button: resume it, or stop "
+                           "it by force",
+                           guest->config.name);
+    r = guest_talk_simple(guest, PROTO_POWER_BUTTON, problem);
+    if (r == 0 && done)
+        done(opaque, NULL);
+    return r;
+}
+
+int guest_restart(struct guest *guest, bool force, struct problem *problem)
+{
+    int r;
+
+    if (guest->phase != PHASE_UP)
+        return not_running(guest, problem);
+    r = guest_stop(guest, force, NULL, NULL, problem);
+    if (r == 0)
+        guest->restart_wanted = true;
+    return r;
+}
+
+static int send_and_wait(struct guest *guest, enum proto_type type, enum guest_wait_kind kind,
+                         guest_done_fn done, void *opaque, struct problem *problem)
+{
+    int r = guest_talk_simple(guest, type, problem);
+
+    if (r < 0)
+        return r;
+    return guest_wait(guest, kind, 0, GUEST_ANSWER_SECS, done, opaque, problem);
+}
+
+int guest_pause(struct guest *guest, guest_done_fn done, void *opaque, struct problem *problem)
+{
+    if (guest->phase != PHASE_UP)
+        return not_running(guest, problem);
+    if (guest->state == GUEST_PAUSED)
+        return problem_set(problem, PROBLEM_WRONG_STATE, "guest %s is paused already",
+                           guest->config.name);
+    return send_and_wait(guest, PROTO_PAUSE, WAIT_PAUSE, done, opaque, problem);
+}
+
+int guest_resume(struct guest *guest, guest_done_fn done, void *opaque, struct problem *problem)
+{
+    if (guest->phase != PHASE_UP)
+        return not_running(guest, problem);
+    if (guest->state != GUEST_PAUSED)
+        return problem_set(problem, PROBLEM_WRONG_STATE, "guest %s is not paused",
+                           guest->config.name);
+    return send_and_wait(guest, PROTO_RESUME, WAIT_RESUME, done, opaque, problem);
+}
+
+int guest_query_memory(struct guest *guest, guest_done_fn done, void *opaque,
+                       struct problem *problem)
+{
+    struct proto_msg msg;
+    int r;
+
+    if (guest->phase != PHASE_UP)
+        return not_running(guest, problem);
+    proto_init(&msg, PROTO_QUERY_MEMORY);
+    msg.query.cookie = ++guest->daemon->next_cookie;
+    r = guest_talk_send(guest, &msg, problem);
+    if (r < 0)
+        return r;
+    return guest_wait(guest, WAIT_MEMORY, msg.query.cookie, GUEST_ANSWER_SECS, done, opaque,
+                      problem);
+}
+
+int guest_set_balloon(struct guest *guest, uint64_t target, struct problem *problem)
+{
+    struct proto_msg msg;
+
+    if (guest->phase != PHASE_UP)
+        return not_running(guest, problem);
+    if (target == 0 || target > guest->config.memory)
+        return problem_set(problem, PROBLEM_INVALID_ARGUMENT,
+                           "guest %s: a balloon target lies between 1 and the guest's %llu bytes",
+                           guest->config.name, (unsigned long long)guest->config.memory);
+    proto_init(&msg, PROTO_BALLOON);
+    msg.balloon.target_bytes = target;
+    return guest_talk_send(guest, &msg, problem);
+}
+
+int guest_open_console(struct guest *guest, int *ret_fd, struct problem *problem)
+{
+    struct proto_msg msg;
+    int socks[2], r;
+
+    if (guest->phase != PHASE_UP)
+        return not_running(guest, problem);
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, socks) < 0)
+        return problem_errno(problem, -errno, "guest %s: cannot make a console socket",
+                             guest->config.name);
+    proto_init(&msg, PROTO_CONSOLE);
+    msg.fds[0] = socks[0];
+    msg.n_fds = 1;
+    r = guest_talk_send(guest, &msg, problem);
+    close(socks[0]);
+    if (r < 0) {
+        close(socks[1]);
+        return r;
+    }
+    *ret_fd = socks[1];
+    return 0;
+}
+
+int guest_open_log(struct guest *guest, int *ret_fd, struct problem *problem)
+{
+    int fd = guest_store_open(guest, "console.log", O_RDONLY, problem);
+
+    if (fd < 0)
+        return fd;
+    *ret_fd = fd;
+    return 0;
+}
+
+int guest_delete(struct guest *guest, struct problem *problem)
+{
+    struct daemon *daemon = guest->daemon;
+    char name[NAME_LENGTH_MAX + 1], tmpl[NAME_LENGTH_MAX + 1];
+    int r;
+
+    if (guest->phase != PHASE_IDLE)
+        return problem_set(problem, PROBLEM_WRONG_STATE, "guest %s is %s: stop it first",
+                           guest->config.name,
+                           guest->phase == PHASE_UP ? guest_state_name(guest->state) : "busy");
+    r = guest_store_remove(daemon, guest->config.name, problem);
+    if (r < 0)
+        return r;
+    memcpy(name, guest->config.name, sizeof(name));
+    memcpy(tmpl, guest->config.tmpl, sizeof(tmpl));
+    guest_free(guest);
+    template_changed(daemon, tmpl);
+    daemon_happened(daemon, "guest-deleted", name, "%s", "");
+    return 0;
+}

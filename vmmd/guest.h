@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * guest: one virtual machine as the daemon sees it: what it was created with, the state it is in,
+ * and the guest process that runs it, if any.
+ *
+ *            start            STATE running
+ *   idle ------------> starting ------------> up          public state: created, stopped, failed
+ *     ^                   |                    |                        (idle), running or paused
+ *     |   process ended   v                    v                        (all others; starting keeps
+ *     +----------------- ending <--------------+                        the old one)
+ *            STATE stopped, failed, reboot; a broken protocol; a timeout
+ *
+ *   A restarted daemon begins with `adopting` for guests that ran: up, or ending.
+ *
+ * The files: guest.c (life and what can be asked of it), guest-store.c (its files), guest-process.c
+ * (starting and ending the process), guest-talk.c (messages), guest-wait.c (who waits for what).
+ */
+#ifndef VMMD_GUEST_H
+#define VMMD_GUEST_H
+
+#include "vmmd/daemon.h"
+#include "vmmd/name.h"
+#include "vmmd/fileio.h"
+#include "vmmd/proto.h"
+#include "vmmd/template.h"
+
+#include <signal.h>
+
+#define GUEST_WAITERS_MAX  32 /* unanswered requests of one guest: more are Busy */
+#define GUEST_VCPUS_MAX    64u
+#define GUEST_ANSWER_SECS  5  /* for a request that the guest process should answer at once */
+#define GUEST_END_SECS     10 /* for a guest process to end by itself */
+#define GUEST_REBOOT_PAUSE 1  /* seconds between two starts of a guest that keeps rebooting */
+#define GUEST_SHARE_NONE   "none"
+
+enum guest_state { GUEST_CREATED, GUEST_RUNNING, GUEST_PAUSED, GUEST_STOPPED, GUEST_FAILED };
+enum guest_phase { PHASE_IDLE, PHASE_STARTING, PHASE_ADOPTING, PHASE_UP, PHASE_ENDING };
+
+struct guest_config {
+    char name[NAME_LENGTH_MAX + 1];
+    char tmpl[NAME_LENGTH_MAX + 1];
+    char share_group[NAME_LENGTH_MAX + 1];
+    uint64_t memory; /* bytes */
+    uint32_t vcpus;
+    enum engine_choice engine; /* as asked for: may be auto */
+    uint8_t uuid[16];
+    uint64_t created;
+};
+
+/* What state.json remembers over a restart of the daemon. */
+struct guest_record {
+    enum guest_state state;
+    char reason[PROTO_TEXT_MAX];
+    int32_t pid; /* of the guest process, 0: none */
+    uint64_t start_ticks;
+    uint64_t started;
+    char boot_id[64];
+};
+
+enum guest_wait_kind { WAIT_START, WAIT_STOP, WAIT_PAUSE, WAIT_RESUME, WAIT_MEMORY };
+
+/* The end of a request: NULL: done, else why not. */
+typedef void (*guest_done_fn)(void *opaque, const struct problem *problem);
+TAILQ_HEAD(guest_waiters, guest_waiter);
+
+struct child;
+struct share_member;
+
+struct guest {
+    TAILQ_ENTRY(guest) link;
+    struct daemon *daemon;
+    struct guest_config config;
+    bool published; /* false while CreateGuests is still busy with its batch */
+
+    enum guest_state state;
+    enum guest_phase phase;
+    char reason[PROTO_TEXT_MAX]; /* why it is in this state, or "" */
+    char *overlay_path;
+    enum engine_choice running_engine;
+    uint64_t started; /* 0: does not run */
+    bool login;
+    uint64_t ram_address;
+    struct proto_memory memory; /* the last report */
+    bool memory_dirty;
+    char device_error[PROTO_TEXT_MAX];
+    uint64_t device_reported;            /* when that was last logged */
+    uint64_t window_start, window_count; /* messages in the running second */
+
+    struct child *process;
+    int sock; /* connection to the guest process */
+    struct event *sock_event;
+    struct event *timer; /* the phase's time limit, or the pause before a start */
+    struct template_fds fds;
+    int overlay_fd, console_fd; /* held from start to SETUP */
+    struct share_member *share;
+
+    bool end_seen; /* a final STATE came: end_state and end_reason hold */
+    uint32_t end_state;
+    char end_reason[PROTO_TEXT_MAX];
+    bool stop_forced, restart_wanted;
+
+    struct guest_waiters waiters;
+    unsigned n_waiters;
+};
+
+/* ---- guest.c ---- */
+
+const char *guest_state_name(enum guest_state state);
+struct guest *guest_find(struct daemon *daemon, const char *name); /* published ones */
+
+/* An object without files; not published. NULL: no memory. */
+struct guest *guest_new(struct daemon *daemon, const struct guest_config *config);
+void guest_publish(struct guest *guest);
+void guest_free(struct guest *guest); /* a running process lives on */
+
+/* All return 0 or -errno with `problem`; those with `done` call it later if they return 0. */
+int guest_start(struct guest *guest, guest_done_fn done, void *opaque, struct problem *problem);
+int guest_stop(struct guest *guest, bool force, guest_done_fn done, void *opaque,
+               struct problem *problem);
+int guest_restart(struct guest *guest, bool force, struct problem *problem);
+int guest_pause(struct guest *guest, guest_done_fn done, void *opaque, struct problem *problem);
+int guest_resume(struct guest *guest, guest_done_fn done, void *opaque, struct problem *problem);
+/* Asks for a fresh guest->memory. */
+int guest_query_memory(struct guest *guest, guest_done_fn done, void *opaque,
+                       struct problem *problem);
+int guest_set_balloon(struct guest *guest, uint64_t target, struct problem *problem);
+int guest_open_console(struct guest *guest, int *ret_fd, struct problem *problem);
+int guest_open_log(struct guest *guest, int *ret_fd, struct problem *problem);
+int guest_delete(struct guest *guest, struct problem *problem);
+
+uint64_t guest_saved(const struct guest *guest); /* bytes */
+
+/* Sets state and reason, remembers them, tells the listener. */
+void guest_set_state(struct guest *guest, enum guest_state state, const char *reason);
+void guest_changed(struct guest *guest, unsigned changes);
+/* The listener hears of memory at most once a second. */
+void guest_memory_dirty(struct guest *guest);
+void guest_memory_flush(struct daemon *daemon);
+
+/* ---- guest-store.c ---- */
+
+/* Makes all files of a new guest under a temporary name in STATE/guests. `ret_temp` is that name.
+ */
+int guest_store_create(struct daemon *daemon, const struct guest_config *config,
+                       const struct template *tmpl, char *ret_temp, struct problem *problem);
+int guest_store_remove(struct daemon *daemon, const char *name, struct problem *problem);
+/* Opens one of its files; an fd, or -errno with `problem`. */
+int guest_store_open(const struct guest *guest, const char *file, int flags,
+                     struct problem *problem);
+void guest_store_record(const struct guest *guest); /* writes state.json; failure is logged */
+/* Reads all guests of the state directory, each with its record. */
+void guests_load(struct daemon *daemon,
+                 void (*each)(struct guest *guest, const struct guest_record *record));
+
+/* For tests: what the files hold. */
+json_t *guest_config_to_json(const struct guest_config *config);
+int guest_config_from_json(const json_t *json, struct guest_config *ret_config);
+
+/* ---- guest-process.c ---- */
+
+int guest_process_start(struct guest *guest, struct problem *problem);
+void guest_process_adopt(struct guest *guest, const struct guest_record *record);
+/* The guest process shall end now; it is killed after GUEST_END_SECS. */
+void guest_process_ending(struct guest *guest);
+/* Kills it at once; the guest will be failed with this reason. */
+void guest_process_kill(struct guest *guest, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+/* Lets go of process, socket, timers and fds without touching the process. */
+void guest_process_forget(struct guest *guest);
+/* The time limit of its phase is over. */
+void guest_process_timeout(struct guest *guest);
+void guest_sockets_clean(struct daemon *daemon); /* those of no guest */
+
+/* ---- guest-talk.c ---- */
+
+int guest_talk_connect(struct guest *guest); /* 0 or -errno */
+void guest_talk_drain(struct guest *guest);  /* handles what has arrived */
+void guest_talk_close(struct guest *guest);
+/* Sends a message; Busy if the guest process does not read. */
+int guest_talk_send(struct guest *guest, const struct proto_msg *msg, struct problem *problem);
+int guest_talk_simple(struct guest *guest, enum proto_type type, struct problem *problem);
+
+/* ---- guest-wait.c ---- */
+
+/* Keeps `done` until guest_wait_finish(); after `seconds` (0: no limit) it fails with Busy. */
+int guest_wait(struct guest *guest, enum guest_wait_kind kind, uint64_t cookie, unsigned seconds,
+               guest_done_fn done, void *opaque, struct problem *problem);
+/* Ends all of a kind (and, for WAIT_MEMORY, of a cookie). problem NULL: they succeeded. */
+void guest_wait_finish(struct guest *guest, enum guest_wait_kind kind, uint64_t cookie,
+                       const struct problem *problem);
+void guest_wait_fail_all(struct guest *guest, const struct problem *problem);
+
+#endif

@@ -1,0 +1,314 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * manager-bus: org.vmmd1.Manager on the daemon.
+ */
+#include "vmmd/adapter.h"
+#include "vmmd/create.h"
+#include "vmmd/guest.h"
+#include "vmmd/import.h"
+#include "vmmd/template.h"
+#include "vmmd/version.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- options: a{sv} into variables ---- */
+
+struct option {
+    const char *key;
+    int type;    /* DBUS_TYPE_* */
+    void *value; /* where it goes */
+    bool *given; /* NULL: `value` itself tells */
+};
+
+static const struct option *find_option(const struct option *options, const char *key)
+{
+    for (; options->key; options++)
+        if (strcmp(options->key, key) == 0)
+            return options;
+    return NULL;
+}
+
+/* Unknown keys are refused: an option that is silently ignored is a wish silently not fulfilled.
+ * An fd that came before an error is the caller's to close. */
+static int read_options(DBusMessageIter *dict, const struct option *options,
+                        struct problem *problem)
+{
+    DBusMessageIter value;
+    const char *key;
+
+    while (bus_dict_next(dict, &key, &value)) {
+        const struct option *option = find_option(options, key);
+
+        if (!option)
+            return problem_set(problem, PROBLEM_INVALID_ARGUMENT, "unknown option \"%.64s\"", key);
+        if (option->type == DBUS_TYPE_UNIX_FD && *(int *)option->value >= 0)
+            return problem_set(problem, PROBLEM_INVALID_ARGUMENT, "option %s is given twice", key);
+        if (!bus_get(&value, option->type, option->value))
+            return problem_set(problem, PROBLEM_INVALID_ARGUMENT,
+                               "option %s must be of D-Bus type %c", key, option->type);
+        if (option->given)
+            *option->given = true;
+    }
+    return 0;
+}
+
+/* ---- ImportTemplate ---- */
+
+static int read_import(DBusMessage *message, struct import_request *request,
+                       struct problem *problem)
+{
+    const struct option options[] = {
+        {"kernel", DBUS_TYPE_UNIX_FD, &request->kernel, NULL},
+        {"initrd", DBUS_TYPE_UNIX_FD, &request->initrd, NULL},
+        {"cmdline", DBUS_TYPE_STRING, &request->cmdline, NULL},
+        {0},
+    };
+    DBusMessageIter iter, dict;
+
+    dbus_message_iter_init(message, &iter);
+    dbus_message_iter_get_basic(&iter, &request->name);
+    dbus_message_iter_next(&iter);
+    if (!bus_get(&iter, DBUS_TYPE_UNIX_FD, &request->disk))
+        return problem_set(problem, PROBLEM_INVALID_ARGUMENT, "the disk fd did not arrive");
+    dbus_message_iter_next(&iter);
+    dbus_message_iter_recurse(&iter, &dict);
+    return read_options(&dict, options, problem);
+}
+
+static void import_template(void *object, struct bus_call *call)
+{
+    const struct adapter *adapter = object;
+    struct import_request request = {.disk = -1, .kernel = -1, .initrd = -1};
+    const int *fds[] = {&request.disk, &request.kernel, &request.initrd};
+    char path[ADAPTER_PATH_MAX], *result = path;
+    struct problem problem;
+    struct job *job;
+    int r;
+
+    r = read_import(bus_call_message(call), &request, &problem);
+    if (r == 0)
+        r = import_start(adapter->daemon, &request, &job, &problem);
+    for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)
+        if (*fds[i] >= 0)
+            close(*fds[i]);
+    if (r < 0) {
+        adapter_fail(call, &problem);
+        return;
+    }
+    adapter_job_path(job->id, path);
+    bus_call_return(call, DBUS_TYPE_OBJECT_PATH, &result, DBUS_TYPE_INVALID);
+}
+
+/* ---- CreateGuests ---- */
+
+static int read_create(DBusMessage *message, struct create_request *request,
+                       struct problem *problem)
+{
+    const char *engine = NULL;
+    const struct option options[] = {
+        {"count", DBUS_TYPE_UINT32, &request->count, &request->has_count},
+        {"memory", DBUS_TYPE_UINT64, &request->memory, &request->has_memory},
+        {"vcpus", DBUS_TYPE_UINT32, &request->vcpus, &request->has_vcpus},
+        {"engine", DBUS_TYPE_STRING, &engine, &request->has_engine},
+        {"share_group", DBUS_TYPE_STRING, &request->share_group, NULL},
+        {0},
+    };
+    DBusMessageIter iter, dict;
+    int r;
+
+    dbus_message_iter_init(message, &iter);
+    dbus_message_iter_get_basic(&iter, &request->tmpl);
+    dbus_message_iter_next(&iter);
+    dbus_message_iter_get_basic(&iter, &request->name);
+    dbus_message_iter_next(&iter);
+    dbus_message_iter_recurse(&iter, &dict);
+    r = read_options(&dict, options, problem);
+    if (r == 0 && engine && engine_parse(engine, &request->engine) < 0)
+        return problem_set(problem, PROBLEM_INVALID_ARGUMENT,
+                           "engine \"%.32s\": must be auto, soft or kvm", engine);
+    return r;
+}
+
+static bool put_paths(DBusMessageIter *iter, struct guest *const *guests, unsigned n)
+{
+    char path[ADAPTER_PATH_MAX];
+    DBusMessageIter array;
+    bool ok = true;
+
+    if (!dbus_message_iter_open_container(iter, DBUS_TYPE_ARRAY, "o", &array))
+        return false;
+    for (unsigned i = 0; i < n && ok; i++) {
+        adapter_guest_path(guests[i]->config.name, path);
+        ok = bus_put_path(&array, path);
+    }
+    return dbus_message_iter_close_container(iter, &array) && ok;
+}
+
+static void on_created(void *opaque, struct guest *const *guests, unsigned n,
+                       const struct problem *problem)
+{
+    struct bus_call *call = opaque;
+    DBusMessageIter iter;
+    DBusMessage *reply;
+
+    if (problem) {
+        adapter_fail(call, problem);
+        return;
+    }
+    reply = bus_call_reply_new(call);
+    if (reply) {
+        dbus_message_iter_init_append(reply, &iter);
+        if (!put_paths(&iter, guests, n)) {
+            dbus_message_unref(reply);
+            reply = NULL;
+        }
+    }
+    bus_call_return_message(call, reply);
+}
+
+static void call_create_guests(void *object, struct bus_call *call)
+{
+    const struct adapter *adapter = object;
+    struct create_request request = {0};
+    struct problem problem;
+    int r = read_create(bus_call_message(call), &request, &problem);
+
+    if (r == 0)
+        r = create_guests(adapter->daemon, &request, on_created, call, &problem);
+    if (r < 0)
+        adapter_fail(call, &problem);
+}
+
+/* ---- GetGuest, GetTemplate ---- */
+
+static const char *name_argument(struct bus_call *call)
+{
+    const char *name = "";
+
+    dbus_message_get_args(bus_call_message(call), NULL, DBUS_TYPE_STRING, &name, DBUS_TYPE_INVALID);
+    return name;
+}
+
+static void return_path(struct bus_call *call, const char *what, const char *name, bool exists,
+                        void (*make_path)(const char *name, char path[ADAPTER_PATH_MAX]))
+{
+    char path[ADAPTER_PATH_MAX], *result = path;
+    struct problem problem;
+
+    if (!exists) {
+        problem_set(&problem, PROBLEM_NOT_FOUND, "%s \"%.64s\" does not exist", what, name);
+        adapter_fail(call, &problem);
+        return;
+    }
+    make_path(name, path);
+    bus_call_return(call, DBUS_TYPE_OBJECT_PATH, &result, DBUS_TYPE_INVALID);
+}
+
+static void get_guest(void *object, struct bus_call *call)
+{
+    const struct adapter *adapter = object;
+    const char *name = name_argument(call);
+
+    return_path(call, "guest", name, guest_find(adapter->daemon, name), adapter_guest_path);
+}
+
+static void get_template(void *object, struct bus_call *call)
+{
+    const struct adapter *adapter = object;
+    const char *name = name_argument(call);
+
+    return_path(call, "template", name, template_find(adapter->daemon, name),
+                adapter_template_path);
+}
+
+/* ---- properties ---- */
+
+static bool get_version(void *object, DBusMessageIter *iter)
+{
+    (void)object;
+    return bus_put_string(iter, VMMD_VERSION);
+}
+
+static bool get_engine(void *object, DBusMessageIter *iter)
+{
+    return bus_put_string(iter, engine_name(((struct adapter *)object)->daemon->engine.best));
+}
+
+static bool get_engine_reason(void *object, DBusMessageIter *iter)
+{
+    return bus_put_string(iter, ((struct adapter *)object)->daemon->engine.reason);
+}
+
+static bool get_state_directory(void *object, DBusMessageIter *iter)
+{
+    return bus_put_string(iter, ((struct adapter *)object)->daemon->state_dir);
+}
+
+static bool get_scan_budget(void *object, DBusMessageIter *iter)
+{
+    return bus_put_u32(iter, ((struct adapter *)object)->daemon->config.scan_budget);
+}
+
+static int set_scan_budget(void *object, DBusMessageIter *value, struct bus_error *err)
+{
+    const struct adapter *adapter = object;
+    struct problem problem;
+    dbus_uint32_t percent = 0;
+    int r;
+
+    dbus_message_iter_get_basic(value, &percent);
+    r = daemon_set_scan_budget(adapter->daemon, percent, &problem);
+    if (r < 0) {
+        snprintf(err->name, sizeof(err->name), ADAPTER_ERROR "%s", problem_kind_name(problem.kind));
+        snprintf(err->text, sizeof(err->text), "%s", problem.text);
+        return r;
+    }
+    bus_changed(adapter->bus, ADAPTER_ROOT, manager_interface.name, "ScanBudget");
+    return 0;
+}
+
+/* ---- tables ---- */
+
+static const struct bus_method_entry methods[] = {
+    {.name = "ImportTemplate",
+     .in = BUS_ARGS({"name", "s"}, {"disk", "h"}, {"options", "a{sv}"}),
+     .out = BUS_ARGS({"job", "o"}),
+     .call = import_template},
+    {.name = "CreateGuests",
+     .in = BUS_ARGS({"template", "s"}, {"name", "s"}, {"options", "a{sv}"}),
+     .out = BUS_ARGS({"guests", "ao"}),
+     .call = call_create_guests},
+    {.name = "GetGuest",
+     .in = BUS_ARGS({"name", "s"}),
+     .out = BUS_ARGS({"guest", "o"}),
+     .call = get_guest},
+    {.name = "GetTemplate",
+     .in = BUS_ARGS({"name", "s"}),
+     .out = BUS_ARGS({"template", "o"}),
+     .call = get_template},
+    {0},
+};
+
+static const struct bus_property_entry properties[] = {
+    {.name = "Version", .type = "s", .get = get_version, .flags = BUS_CONST},
+    {.name = "Engine", .type = "s", .get = get_engine, .flags = BUS_CONST},
+    {.name = "EngineReason", .type = "s", .get = get_engine_reason, .flags = BUS_CONST},
+    {.name = "StateDirectory", .type = "s", .get = get_state_directory, .flags = BUS_CONST},
+    {.name = "ScanBudget", .type = "u", .get = get_scan_budget, .set = set_scan_budget},
+    {0},
+};
+
+static const struct bus_signal_entry signals[] = {
+    {.name = "Event", .args = BUS_ARGS({"time", "t"}, {"kind", "s"}, {"name", "s"}, {"text", "s"})},
+    {0},
+};
+
+const struct bus_interface manager_interface = {
+    .name = "org.vmmd1.Manager",
+    .methods = methods,
+    .properties = properties,
+    .signals = signals,
+};

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * template: an imported disk image with kernel and initrd, read-only, from which guests start.
+ *
+ * STATE/templates/NAME/ holds disk.raw, hashes, kernel, initrd (maybe) and template.json.
+ */
+#ifndef VMMD_TEMPLATE_H
+#define VMMD_TEMPLATE_H
+
+#include "vmmd/daemon.h"
+#include "vmmd/name.h"
+
+#define TEMPLATE_CMDLINE_MAX 1024
+#define TEMPLATE_DISK        "disk.raw"
+#define TEMPLATE_HASHES      "hashes"
+#define TEMPLATE_KERNEL      "kernel"
+#define TEMPLATE_INITRD      "initrd"
+
+struct template_info {
+    uint64_t size;  /* bytes of disk.raw */
+    uint64_t mtime; /* of disk.raw, nanoseconds */
+    uint64_t inode; /* of disk.raw */
+    uint64_t created;
+    bool has_initrd;
+    char os_name[128], kernel_name[128], cmdline[TEMPLATE_CMDLINE_MAX];
+};
+
+struct template
+{
+    TAILQ_ENTRY(template) link;
+    struct daemon *daemon;
+    char name[NAME_LENGTH_MAX + 1];
+    char *path; /* of its directory */
+    struct template_info info;
+};
+
+/* Read-only fds of a template's files. -1: none. */
+struct template_fds {
+    int kernel, initrd, disk, hashes;
+};
+
+struct template *template_find(struct daemon *daemon, const char *name);
+
+/* Reads all templates of the state directory; unreadable ones are logged and skipped. */
+void templates_load(struct daemon *daemon);
+
+/* Writes template.json into the (temporary) directory; size, mtime and inode are taken from its
+ * disk.raw. Durable. */
+int template_save(int dir_fd, struct template_info *info);
+
+/* Adds what was just put into place and tells the listener. */
+int template_add(struct daemon *daemon, const char *name, const struct template_info *info);
+
+/* Opens the files, having checked that the disk is the one that was imported. */
+int template_open(const struct template *tmpl, struct template_fds *ret_fds,
+                  struct problem *problem);
+void template_close(struct template_fds *fds);
+
+uint64_t template_disk_usage(const struct template *tmpl); /* bytes allocated on the host */
+
+/* InUse (naming guests) while guests depend on it. */
+int template_delete(struct template *tmpl, struct problem *problem);
+void template_free(struct template *tmpl);
+
+#endif
