@@ -42,7 +42,7 @@ int ms_scanner_ledger(struct ms_scanner *scanner, struct ms_ledger *ret_ledger)
     ledger.splits = atomic_load(&scanner->splits);
     ledger.cpu_ns = atomic_load(&scanner->budget.spent_ns);
     ledger.mappings = atomic_load(&scanner->pages.mappings);
-    ledger.mappings_skipped = atomic_load(&scanner->mappings_skipped);
+    ledger.mappings_skipped = atomic_load(&scanner->pages.n_skipped);
     ledger.passes = atomic_load(&scanner->passes);
     ledger.settled = atomic_load(&scanner->settled);
     *ret_ledger = ledger;

@@ -43,7 +43,7 @@ struct ms_ledger {
     uint64_t merges, splits;   /* pages, since start */
     uint64_t cpu_ns;           /* spent by the scanner thread */
     uint64_t mappings;         /* VMAs of guest RAM now */
-    uint64_t mappings_skipped; /* runs not merged because of the budget, last pass */
+    uint64_t mappings_skipped; /* runs not merged because of the budget, when last looked at */
     uint64_t passes;           /* complete passes over guest RAM */
     bool settled;              /* the last complete pass found (almost) nothing new to merge */
 };
@@ -129,7 +129,11 @@ struct ms_client;
 /* A pool for one share group. `max_bytes`: the store never grows beyond it (0: half of the host).
  */
 int ms_pool_new(struct ms_pool **ret_pool, const char *group, uint64_t max_bytes);
-void ms_pool_free(struct ms_pool *pool); /* after all clients are detached; NULL is fine */
+/*
+ * Frees the pool and the clients still attached to it. Guest processes that live on keep what they
+ * map: this, not ms_client_detach, is how a daemon lets go of guests that survive it. NULL is fine.
+ */
+void ms_pool_free(struct ms_pool *pool);
 
 /* A new read-only fd of the store, to pass to a guest process. The caller closes it. Or -errno. */
 int ms_pool_guest_fd(struct ms_pool *pool);

@@ -243,7 +243,7 @@ static void settle_run(struct ms_scanner *scanner, const struct ms_run *run)
     for (uint32_t i = 0; i < run->n; i++) {
         if (run->done >> i & 1) {
             scanner->pass_merged++;
-            scanner->pages.backoff[run->page + i] = 0;
+            ms_pages_set_backoff(&scanner->pages, run->page + i, 0);
             if (run->source == MS_FROM_TEMPLATE)
                 ms_link_template_ref(&scanner->link, run->index + i);
             continue;
@@ -257,9 +257,9 @@ static void settle_run(struct ms_scanner *scanner, const struct ms_run *run)
 
 static void skip_run(struct ms_scanner *scanner, struct ms_run *run)
 {
-    scanner->pass_skipped++;
     run->done = 0;
     settle_run(scanner, run);
+    ms_pages_set_skipped(&scanner->pages, run->page, true);
 }
 
 /* The last run is complete: it goes with the batch if there is a mapping left for it. */

@@ -127,3 +127,9 @@ void ms_pages_pool_to_old(struct ms_pages *pages)
         pages->n_old++;
     }
 }
+
+void ms_pages_forget_backoff(struct ms_pages *pages)
+{
+    (void)madvise(pages->backoff, pages->n, MADV_DONTNEED); /* all zero again */
+    atomic_store(&pages->n_skipped, 0);
+}

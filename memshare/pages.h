@@ -28,18 +28,20 @@ enum ms_kind {
 
 #define MS_KIND_SHIFT   (MS_INDEX_BITS + 1)
 #define MS_SPLIT        (1u << MS_INDEX_BITS)
-#define MS_BACKOFF_MAX  6 /* a page is looked at every 2^6 passes at least */
-#define MS_BACKOFF_IDLE 3 /* a page that nobody else has: every 2^3 passes */
+#define MS_SKIPPED      0x80u /* first page of a run not merged for want of a mapping */
+#define MS_BACKOFF_MAX  6     /* a page is looked at every 2^6 passes at least */
+#define MS_BACKOFF_IDLE 3     /* a page that nobody else has: every 2^3 passes */
 
 struct ms_pages {
     uint64_t n;
     _Atomic uint32_t *where;
     uint32_t *seen;   /* 0: never looked at; else 32 bits of the hash then, never 0 */
-    uint8_t *backoff; /* looked at every 2^backoff passes */
+    uint8_t *backoff; /* looked at every 2^backoff passes; and MS_SKIPPED */
     _Atomic uint64_t *gone;
-    _Atomic uint64_t mappings; /* VMAs, as far as they follow from `where` */
-    uint64_t n_shared;         /* pages whose kind is not MS_ANON */
-    uint64_t n_old;            /* pages whose kind is MS_OLD */
+    _Atomic uint64_t mappings;  /* VMAs, as far as they follow from `where` */
+    uint64_t n_shared;          /* pages whose kind is not MS_ANON */
+    uint64_t n_old;             /* pages whose kind is MS_OLD */
+    _Atomic uint64_t n_skipped; /* pages with MS_SKIPPED */
 };
 
 int ms_pages_init(struct ms_pages *pages, uint64_t n);
@@ -80,21 +82,39 @@ int64_t ms_pages_delta(const struct ms_pages *pages, uint64_t page, uint64_t n, 
                        uint32_t index);
 /* The connection changed: pool pages are pages of an old pool now. */
 void ms_pages_pool_to_old(struct ms_pages *pages);
+void ms_pages_forget_backoff(struct ms_pages *pages);
 
-/* Is the page's turn in this pass? Pages with the same backoff are spread over the passes. */
+static inline unsigned ms_backoff(const struct ms_pages *pages, uint64_t page)
+{
+    return pages->backoff[page] & (MS_SKIPPED - 1);
+}
+
+/* Is it the page's turn in this pass? Pages with the same backoff are spread over the passes. */
 static inline bool ms_pages_due(const struct ms_pages *pages, uint64_t page, uint64_t pass)
 {
-    uint64_t mask = ((uint64_t)1 << pages->backoff[page]) - 1;
+    uint64_t mask = ((uint64_t)1 << ms_backoff(pages, page)) - 1;
 
     return ((page ^ pass) & mask) == 0;
 }
 
-static inline void ms_pages_back_off(struct ms_pages *pages, uint64_t page, uint8_t max)
+static inline void ms_pages_set_backoff(struct ms_pages *pages, uint64_t page, unsigned backoff)
 {
-    if (pages->backoff[page] < max)
-        pages->backoff[page]++;
-    else
-        pages->backoff[page] = max;
+    pages->backoff[page] = (uint8_t)((pages->backoff[page] & MS_SKIPPED) | backoff);
+}
+
+static inline void ms_pages_back_off(struct ms_pages *pages, uint64_t page, unsigned max)
+{
+    unsigned backoff = ms_backoff(pages, page);
+
+    ms_pages_set_backoff(pages, page, backoff < max ? backoff + 1 : max);
+}
+
+static inline void ms_pages_set_skipped(struct ms_pages *pages, uint64_t page, bool skipped)
+{
+    if (!(pages->backoff[page] & MS_SKIPPED) == !skipped)
+        return;
+    pages->backoff[page] ^= MS_SKIPPED;
+    atomic_fetch_add(&pages->n_skipped, skipped ? 1 : UINT64_MAX);
 }
 
 #endif

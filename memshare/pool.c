@@ -36,16 +36,6 @@ int ms_pool_new(struct ms_pool **ret_pool, const char *group, uint64_t max_bytes
     return 0;
 }
 
-void ms_pool_free(struct ms_pool *pool)
-{
-    if (!pool)
-        return;
-    ms_store_free(&pool->store);
-    ms_index_free(&pool->index);
-    free(pool->client);
-    free(pool);
-}
-
 int ms_pool_guest_fd(struct ms_pool *pool)
 {
     char path[32];
@@ -187,8 +177,20 @@ static void drop_all(struct ms_client *client)
             ms_refs_sub(&client->tmpl->refs, block);
         }
     }
+}
+
+static void client_free(struct ms_client *client)
+{
+    struct ms_pool *pool = client->pool;
+
+    if (client->tmpl)
+        template_put(pool, client->tmpl);
     ms_refs_free(&client->slots);
     ms_refs_free(&client->blocks);
+    pool->client[client->id] = NULL;
+    pool->n_clients--;
+    close(client->sock);
+    free(client);
 }
 
 void ms_client_detach(struct ms_client *client)
@@ -197,12 +199,21 @@ void ms_client_detach(struct ms_client *client)
 
     drop_all(client);
     ms_index_forget_client(&pool->index, client->id);
-    if (client->tmpl)
-        template_put(pool, client->tmpl);
-    pool->client[client->id] = NULL;
-    pool->n_clients--;
-    close(client->sock);
-    free(client);
+    client_free(client);
+}
+
+void ms_pool_free(struct ms_pool *pool)
+{
+    if (!pool)
+        return;
+    /* Nothing is punched out: guest processes that live on still map the store. */
+    for (uint32_t id = 0; id < pool->n_ids; id++)
+        if (pool->client[id])
+            client_free(pool->client[id]);
+    ms_store_free(&pool->store);
+    ms_index_free(&pool->index);
+    free(pool->client);
+    free(pool);
 }
 
 static uint32_t slot_refs(const void *context, uint32_t slot)

@@ -315,7 +315,7 @@ static void take_looks(struct ms_scanner *scanner)
     (void)ms_link_poll(link);
     for (uint32_t i = 0; i < link->n_look; i++)
         if (link->look[i] < scanner->n_pages)
-            scanner->pages.backoff[link->look[i]] = 0;
+            ms_pages_set_backoff(&scanner->pages, link->look[i], 0);
     scanner->pass_looks += link->n_look;
     link->n_look = 0;
 }
@@ -328,8 +328,12 @@ static void scan_window(struct ms_scanner *scanner, uint64_t first, uint64_t n)
     if (look_at_tables(scanner, first, n) < 0)
         return;
     for (uint64_t i = 0; i < n; i++) {
-        if (!is_candidate(scanner, first + i, scanner->window_class[i]) ||
-            !ms_pages_due(&scanner->pages, first + i, pass))
+        bool candidate = is_candidate(scanner, first + i, scanner->window_class[i]);
+
+        if (candidate && !ms_pages_due(&scanner->pages, first + i, pass))
+            continue;
+        ms_pages_set_skipped(&scanner->pages, first + i, false);
+        if (!candidate)
             continue;
         look_at_page(scanner, first + i);
         if (++looked % PAY_EVERY == 0)
@@ -341,7 +345,6 @@ void ms_scan_pass(struct ms_scanner *scanner)
 {
     scanner->pass_merged = 0;
     scanner->pass_fresh = 0;
-    scanner->pass_skipped = 0;
     scanner->pass_looks = 0;
     scanner->pass_resident = 0;
     note_all_gone(scanner);

@@ -317,7 +317,7 @@ static bool take_connection(struct ms_scanner *scanner)
     retire_link(scanner);
     ms_pages_pool_to_old(&scanner->pages);
     /* Everything is worth an offer again. */
-    madvise(scanner->pages.backoff, scanner->n_pages, MADV_DONTNEED);
+    ms_pages_forget_backoff(&scanner->pages);
     if (sock < 0)
         close_fd(pool_fd);
     else if (ms_link_open(&scanner->link, sock, pool_fd, scanner->n_pages) == 0)
@@ -334,7 +334,6 @@ static void finish_pass(struct ms_scanner *scanner)
     if (ms_scanner_interrupted(scanner))
         return;
     atomic_fetch_add(&scanner->passes, 1);
-    atomic_store(&scanner->mappings_skipped, scanner->pass_skipped);
     if (news && news * QUIET_FRACTION >= scanner->pass_resident)
         scanner->quiet_passes = 0;
     else

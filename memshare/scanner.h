@@ -89,12 +89,12 @@ struct ms_scanner {
     _Atomic uint32_t n_tokens;
 
     /* this pass */
-    uint64_t pass_resident, pass_merged, pass_fresh, pass_looks, pass_skipped;
+    uint64_t pass_resident, pass_merged, pass_fresh, pass_looks;
     unsigned quiet_passes; /* in a row */
     uint64_t interval_ns;  /* until the next pass */
 
     /* since start; read by any thread */
-    _Atomic uint64_t merges, splits, passes, mappings_skipped;
+    _Atomic uint64_t merges, splits, passes;
     _Atomic bool settled;
     _Atomic uint64_t longest_freeze_ns;
 };
