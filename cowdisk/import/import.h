@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The parts of vmmd-import. Everything runs in one sandboxed, throw-away process; the first error
+ * ends it with one line. Order: sandbox, copy, look for kernel and root, hash, done.
+ */
+#ifndef COWDISK_IMPORT_H
+#define COWDISK_IMPORT_H
+
+#include "cowdisk/cowdisk.h"
+
+/* The fds of the contract in cowdisk.h. */
+enum import_fd {
+    FD_STATUS = 3,
+    FD_SOURCE = 4,
+    FD_DISK = 5,
+    FD_HASHES = 6,
+    FD_KERNEL = 7,
+    FD_INITRD = 8,
+    FD_END = 9,
+};
+
+#define IMPORT_MAX_DISK    (4ull << 40)   /* virtual size of an image */
+#define IMPORT_MAX_KERNEL  (256ull << 20) /* bytes */
+#define IMPORT_MAX_INITRD  (1ull << 30)
+#define IMPORT_MAX_VOLUMES 128  /* partitions looked at */
+#define IMPORT_MAX_ENTRIES 4096 /* files in /boot looked at */
+#define IMPORT_MAX_KERNELS 16   /* of them kernels tried */
+#define IMPORT_NAME_MAX    128
+
+struct import {
+    bool own_kernel, own_initrd; /* given by the caller, only to be checked */
+    const char *cmdline;         /* NULL: find it */
+    uint64_t disk_bytes;
+    uint64_t done, total, reported; /* progress */
+    struct cow_import_msg result;
+    struct cow_error error; /* the reason, once something returned < 0 */
+};
+
+/* ---- sandbox.c */
+/* Gives up everything that copying and parsing do not need. Before the first byte is read. */
+int sandbox_enter(struct cow_error *err);
+/* Parsing a file system may take this much CPU time from now on; 0: as much as the process. */
+int sandbox_limit_cpu(unsigned seconds);
+/* Address space for the hash file of a disk. */
+int sandbox_allow_hashes(uint64_t disk_bytes);
+
+/* ---- copy.c */
+int import_copy(struct import *import);
+
+/* ---- report.c */
+int import_progress(struct import *import, uint64_t done);
+int import_send(const struct cow_import_msg *msg, bool wait);
+
+/* ---- kernel.c */
+int kernel_check(int fd, struct cow_error *err);
+int initrd_check(int fd, struct cow_error *err);
+/* < 0, 0, > 0 as a is an older, the same, a newer version than b: runs of digits are numbers. */
+int version_compare(const char *a, const char *b);
+
+/* ---- extfs.c: a file system of the ext family inside a disk, read-only */
+struct extfs;
+int extfs_open(struct extfs **ret_fs, int fd, uint64_t offset, uint64_t size);
+void extfs_close(struct extfs *fs);
+/* Follows symbolic links inside the file system. */
+bool extfs_exists(struct extfs *fs, const char *path);
+/* At most `size - 1` bytes of a regular file, NUL-terminated. */
+int extfs_read_text(struct extfs *fs, const char *path, char *text, size_t size);
+/* A regular file of at most `max` bytes into the empty file `fd`. */
+int extfs_copy(struct extfs *fs, const char *path, int fd, uint64_t max, struct cow_error *err);
+/* Names in a directory; a return other than 0 ends the walk. */
+typedef int (*extfs_name_fn)(void *opaque, const char *name);
+int extfs_list(struct extfs *fs, const char *path, extfs_name_fn fn, void *opaque);
+/* Where a symbolic link points to; -EINVAL if it is not one. */
+int extfs_read_link(struct extfs *fs, const char *path, char *target, size_t size);
+
+/* ---- volumes.c: partitions and what is in them */
+struct volume {
+    uint64_t offset, size;
+    int number; /* of the partition; 0: the whole disk */
+    char type[16], uuid[64], partuuid[64];
+};
+int volumes_find(int fd, uint64_t disk_bytes, struct volume *volumes, size_t max,
+                 size_t *ret_count);
+bool volume_is_ext(const struct volume *volume);
+
+/* ---- boot.c */
+/* Fills in kernel, initrd, command line and name of the system. */
+int import_find_boot(struct import *import);
+
+#endif

@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * vmmd-import: from somebody's disk image to a template. Started by vmmd with the fds of cowdisk.h
+ * and nothing else, it lives for one import. The image is hostile: whatever is in it, the worst
+ * that may happen is a FAILED message or the death of this process.
+ */
+#include "cowdisk/import/import.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <string.h>
+
+#define FIND_CPU_SECONDS 60u
+
+static int parse_arguments(struct import *import, int argc, char **argv)
+{
+    static const struct option options[] = {
+        {"kernel", no_argument, NULL, 'k'},
+        {"initrd", no_argument, NULL, 'i'},
+        {"cmdline", required_argument, NULL, 'c'},
+        {0},
+    };
+    int option;
+
+    while ((option = getopt_long(argc, argv, "", options, NULL)) >= 0) {
+        switch (option) {
+        case 'k': import->own_kernel = true; break;
+        case 'i': import->own_initrd = true; break;
+        case 'c': import->cmdline = optarg; break;
+        default: return -EINVAL;
+        }
+    }
+    if (optind != argc)
+        return -EINVAL;
+    if (import->cmdline && strlen(import->cmdline) >= sizeof(import->result.cmdline)) {
+        snprintf(import->error.text, sizeof(import->error.text),
+                 "the command line has %zu characters, more than %zu", strlen(import->cmdline),
+                 sizeof(import->result.cmdline) - 1);
+        return -E2BIG;
+    }
+    return 0;
+}
+
+static int hash_progress(void *opaque, uint64_t done, uint64_t total)
+{
+    struct import *import = opaque;
+
+    (void)total;
+    return import_progress(import, import->disk_bytes + done);
+}
+
+static int write_hashes(struct import *import)
+{
+    int r = sandbox_allow_hashes(import->disk_bytes);
+
+    if (r == 0)
+        r = cow_hashes_write(FD_DISK, FD_HASHES, hash_progress, import);
+    if (r < 0)
+        snprintf(import->error.text, sizeof(import->error.text), "writing the hashes: %s",
+                 strerror(-r));
+    return r;
+}
+
+static int run(struct import *import)
+{
+    int r = sandbox_enter(&import->error);
+
+    if (r == 0)
+        r = import_copy(import);
+    if (r == 0)
+        r = sandbox_limit_cpu(FIND_CPU_SECONDS);
+    if (r == 0)
+        r = import_find_boot(import);
+    if (r == 0)
+        r = sandbox_limit_cpu(0);
+    if (r == 0)
+        r = write_hashes(import);
+    return r;
+}
+
+static int fail(struct import *import, int error)
+{
+    struct cow_import_msg msg = {.type = COW_IMPORT_FAILED};
+
+    if (import->error.text[0] == '\0')
+        snprintf(import->error.text, sizeof(import->error.text), "import failed: %s",
+                 strerror(-error));
+    snprintf(msg.error, sizeof(msg.error), "%s", import->error.text);
+    import_send(&msg, true);
+    return 1;
+}
+
+int main(int argc, char **argv)
+{
+    struct import import = {0};
+    int r = parse_arguments(&import, argc, argv);
+
+    if (r == -EINVAL) {
+        fprintf(stderr, "usage: vmmd-import [--kernel] [--initrd] [--cmdline TEXT]\n"
+                        "(started by vmmd, with its files on fds 3 to 8)\n");
+        return 2;
+    }
+    if (r == 0)
+        r = run(&import);
+    if (r < 0)
+        return fail(&import, r);
+    import.result.type = COW_IMPORT_DONE;
+    import.result.disk_bytes = import.disk_bytes;
+    return import_send(&import.result, true) < 0 ? 1 : 0;
+}
