@@ -50,13 +50,14 @@ all: $(PROGRAMS)
 
 $(BUILD)/obj/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
+	@echo "  CC      $<"
+	@$(CC) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
 
 $(call objs,$(BUS_SRC) $(CLI_SRC) $(DAEMON_SRC)): CPPFLAGS += $(call pkg_cflags,dbus-1 libevent jansson)
 
 define archive
 @rm -f $@
-$(AR) rcs $@ $^
+@$(AR) rcs $@ $^
 endef
 
 $(LIBCOWDISK): $(call objs,$(COWDISK_SRC)) ; $(archive)
@@ -76,22 +77,34 @@ $(BUILD)/obj/vmmd/vmm/acpi.o: $(BUILD)/gen/dsdt.hex
 
 $(BUILD)/gen/dsdt.hex: vmmd/vmm/dsdt.dsl
 	@mkdir -p $(@D)
-	iasl -tc -p $(basename $@) $< >$(basename $@).log || { cat $(basename $@).log; exit 1; }
+	@iasl -tc -p $(basename $@) $< >$(basename $@).log || { cat $(basename $@).log; exit 1; }
 
 $(BUILD)/libunicorn-vmmd.a: vmmd/vmm/engine-soft/prepare-unicorn.sh $(UNICORN_A)
 	@mkdir -p $(@D)
-	sh $< $(UNICORN_A) $@
+	@sh $< $(UNICORN_A) $@
 
 $(BUILD)/vmmd-guest: $(call objs,vmmd/vmm/main.c $(SOFT_SRC)) $(LIBVMM) $(LIBMEMSHARE) $(LIBCOWDISK) $(SOFT_LIB)
-	$(CC) $(LDFLAGS) -o $@ $^ $(GUEST_LIBS) $(COWDISK_LIBS) $(MEMSHARE_LIBS)
+	@echo "  LINK    $@"
+	@$(CC) $(LDFLAGS) -o $@ $^ $(GUEST_LIBS) $(COWDISK_LIBS) $(MEMSHARE_LIBS)
 
 $(BUILD)/vmmd: $(call objs,vmmd/main.c) $(LIBDAEMON) $(LIBBUS) $(LIBMEMSHARE) $(LIBCOWDISK)
-	$(CC) $(LDFLAGS) -o $@ $^ $(DAEMON_LIBS) $(COWDISK_LIBS) $(MEMSHARE_LIBS)
+	@echo "  LINK    $@"
+	@$(CC) $(LDFLAGS) -o $@ $^ $(DAEMON_LIBS) $(COWDISK_LIBS) $(MEMSHARE_LIBS)
 
 $(BUILD)/vmmd-import: $(call objs,$(IMPORT_SRC)) $(LIBCOWDISK)
-	$(CC) $(LDFLAGS) -o $@ $^ $(IMPORT_LIBS) $(COWDISK_LIBS)
+	@echo "  LINK    $@"
+	@$(CC) $(LDFLAGS) -o $@ $^ $(IMPORT_LIBS) $(COWDISK_LIBS)
 
 $(BUILD)/vmctl: $(call objs,$(CLI_SRC)) $(LIBBUS)
-	$(CC) $(LDFLAGS) -o $@ $^ $(BUS_LIBS) -ljansson
+	@echo "  LINK    $@"
+	@$(CC) $(LDFLAGS) -o $@ $^ $(BUS_LIBS) -ljansson
+
+$(BUILD)/bench-%: tests/bench/bench-%.c $(LIBVMM) $(LIBMEMSHARE) $(LIBCOWDISK)
+	@echo "  LINK    $@"
+	@$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $(filter-out %.h,$^) $(COWDISK_LIBS) $(MEMSHARE_LIBS) -lm
+
+$(BUILD)/guest-run: tests/bench/guest-run.c $(LIBVMM) $(LIBCOWDISK) $(BUILD)/vmmd-guest
+	@echo "  LINK    $@"
+	@$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.c %.a,$^) $(COWDISK_LIBS)
 
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

@@ -127,8 +127,8 @@ int acpi_pm_add(struct machine *m, struct acpi_pm **ret_pm)
         return -ENOMEM;
     pm->machine = m;
     pm->control = CNT_SCI_EN;
-    struct iobus_range block = {ACPI_PM1_EVENT, 12, pm, pm_read, pm_write};
-    struct iobus_range reset = {ACPI_RESET_PORT, 1, pm, NULL, reset_write};
+    struct iobus_range block = {ACPI_PM1_EVENT, 12, 0, pm, pm_read, pm_write};
+    struct iobus_range reset = {ACPI_RESET_PORT, 1, 1, pm, NULL, reset_write};
     r = iobus_claim(&m->ports, &block);
     if (r == 0)
         r = iobus_claim(&m->ports, &reset);

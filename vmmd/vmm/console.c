@@ -138,15 +138,22 @@ static bool watch_prompt(struct console *c, const char *data, size_t bytes)
     return true;
 }
 
+static void drain(int fd)
+{
+    uint64_t ignored;
+
+    if (read(fd, &ignored, sizeof(ignored)) < 0) {
+        /* it had nothing to say */
+    }
+}
+
 static bool write_out(struct console *c)
 {
     char data[CONSOLE_BUFFER];
     size_t bytes;
-    uint64_t ignored;
 
-    if (read(c->wake_fd, &ignored, sizeof(ignored)) < 0 || read(c->timer_fd, &ignored, sizeof(ignored)) < 0) {
-        /* either may have nothing to say */
-    }
+    drain(c->wake_fd);
+    drain(c->timer_fd);
     pthread_mutex_lock(&c->lock);
     bytes = c->out_bytes;
     memcpy(data, c->out, bytes);

@@ -27,7 +27,7 @@ static void i8042_write(void *opaque, uint16_t port, unsigned size, uint32_t val
 
 int i8042_add(struct machine *m)
 {
-    struct iobus_range range = {STATUS_PORT, 1, m, i8042_read, i8042_write};
+    struct iobus_range range = {STATUS_PORT, 1, 1, m, i8042_read, i8042_write};
 
     return iobus_claim(&m->ports, &range); /* it has no state of its own */
 }

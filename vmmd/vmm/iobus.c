@@ -5,6 +5,7 @@
 #include "vmmd/vmm/iobus.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stddef.h>
 
 int iobus_claim(struct iobus *bus, const struct iobus_range *range)
@@ -13,7 +14,8 @@ int iobus_claim(struct iobus *bus, const struct iobus_range *range)
         return -ENOSPC;
     for (unsigned i = 0; i < bus->n; i++) {
         const struct iobus_range *r = &bus->ranges[i];
-        if (range->port < r->port + r->count && r->port < range->port + range->count)
+        bool same_size = !r->size || !range->size || r->size == range->size;
+        if (same_size && range->port < r->port + r->count && r->port < range->port + range->count)
             return -EEXIST;
     }
     bus->ranges[bus->n++] = *range;
@@ -24,7 +26,7 @@ static const struct iobus_range *find(const struct iobus *bus, uint16_t port, un
 {
     for (unsigned i = 0; i < bus->n; i++) {
         const struct iobus_range *r = &bus->ranges[i];
-        if (port >= r->port && port + size <= (unsigned)r->port + r->count)
+        if ((!r->size || r->size == size) && port >= r->port && port + size <= (unsigned)r->port + r->count)
             return r;
     }
     return NULL;

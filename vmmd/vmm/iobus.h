@@ -12,6 +12,7 @@
 
 struct iobus_range {
     uint16_t port, count;
+    unsigned size; /* answers only accesses of this size; 0: all. 0xcf8 is PCI's for 4 bytes, 0xcf9 resets for 1 */
     void *opaque;
     uint32_t (*read)(void *opaque, uint16_t port, unsigned size);
     void (*write)(void *opaque, uint16_t port, unsigned size, uint32_t value);

@@ -223,8 +223,8 @@ int pci_bus_init(struct pci_bus *bus, struct machine *m)
 {
     /* Class 0600 is what Linux looks for before it trusts mechanism #1. */
     const struct pci_id bridge = {.vendor = 0x1b36, .device = 0x0008, .class_code = 0x060000};
-    struct iobus_range address = {0xcf8, 4, bus, address_read, address_write};
-    struct iobus_range data = {0xcfc, 4, bus, config_read, config_write};
+    struct iobus_range address = {0xcf8, 4, 4, bus, address_read, address_write};
+    struct iobus_range data = {0xcfc, 4, 0, bus, config_read, config_write};
     int r;
 
     *bus = (struct pci_bus){.machine = m, .next_bar = PCI_WINDOW_START + 0x1000000};

@@ -238,7 +238,7 @@ int serial_add(struct machine *m, struct console *console, struct serial **ret_s
     s->machine = m;
     s->console = console;
     s->divisor[0] = 1;
-    struct iobus_range range = {PORT, 8, s, serial_read, serial_write};
+    struct iobus_range range = {PORT, 8, 1, s, serial_read, serial_write};
     r = iobus_claim(&m->ports, &range);
     if (r == 0)
         r = machine_add_device(m, &ops, s);

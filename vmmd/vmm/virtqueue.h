@@ -18,7 +18,7 @@ struct state;
 
 #define VIRTQ_MAX_SIZE  256u
 #define VIRTQ_MAX_IOV   (VIRTQ_MAX_SIZE + 2u) /* buffers in a chain; more: the chain is bad */
-#define VIRTQ_MAX_BYTES (64u << 20)           /* in a chain, each direction */
+#define VIRTQ_MAX_BYTES (1u << 30)            /* in a chain, each direction: free page reporting sends 128 MiB */
 
 #define VIRTIO_F_INDIRECT_DESC (1ull << 28)
 #define VIRTIO_F_EVENT_IDX     (1ull << 29)

@@ -79,6 +79,9 @@ void soft_rearm(struct engine *e)
         return;
     now = soft_now(e);
     due = irqchip_deadline(&e->irqchip, now, soft_tsc(e));
+    if (due == e->timer_due && due > now) /* set already */
+        return;
+    e->timer_due = due;
     if (due != UINT64_MAX)
         spec.it_value = to_host_time(e, due < now + TIMER_MIN_NS ? now + TIMER_MIN_NS : due);
     timer_settime(e->timer, TIMER_ABSTIME, &spec, NULL);
@@ -358,6 +361,7 @@ static int soft_set_irqchip(struct engine *e, struct state *s)
     state_close(s);
     if (!s->error) {
         e->clock_behind = monotonic() - now;
+        e->timer_due = 0;
         e->irqchip.tsc_khz = e->tsc_khz;
     }
     pthread_mutex_unlock(&e->lock);
@@ -368,6 +372,7 @@ static void soft_clock_shift(struct engine *e, uint64_t ns)
 {
     pthread_mutex_lock(&e->lock);
     e->clock_behind += ns;
+    e->timer_due = 0;
     SOFT_ENV64(e, e->tsc_offset) -= (uint64_t)((unsigned __int128)ns * e->tsc_khz / 1000000);
     pthread_mutex_unlock(&e->lock);
 }

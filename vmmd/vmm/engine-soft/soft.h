@@ -76,6 +76,7 @@ struct engine {
     atomic_bool attention;
     atomic_bool has_thread; /* vcpu_run was entered: `timer` exists */
     timer_t timer;
+    uint64_t timer_due;     /* what `timer` is set to, ns of guest time; UINT64_MAX: not set */
     uint64_t clock_behind;  /* ns that guest time lacks: pauses */
     uint64_t tsc_khz;
 
