@@ -36,22 +36,24 @@ static enum ms_kind kind_from(enum ms_source source)
     }
 }
 
-/* Runs that add mappings must be longer, the fewer mappings are left. */
-static bool affordable(const struct ms_scanner *scanner, const struct ms_run *run)
+uint32_t ms_merge_shortest_run(const struct ms_scanner *scanner)
 {
     uint64_t max = ms_max_mappings(scanner);
-    /* each run prepared but not yet merged may add two, as may this one in staging */
+    /* each run prepared but not yet merged may add two, as may the next one in staging */
     uint64_t used = atomic_load(&scanner->pages.mappings) + 2 * (uint64_t)scanner->batch.n;
 
-    if (ms_pages_delta(&scanner->pages, run->page, run->n, kind_from(run->source), run->index) <= 0)
-        return true;
     if (used + 2 > max)
-        return false;
+        return UINT32_MAX;
     if (used > max / 10 * 9)
-        return run->n >= 16;
-    if (used > max / 4 * 3)
-        return run->n >= 4;
-    return true;
+        return 16;
+    return used > max / 4 * 3 ? 4 : 1;
+}
+
+static bool affordable(const struct ms_scanner *scanner, const struct ms_run *run)
+{
+    return run->n >= ms_merge_shortest_run(scanner) ||
+           ms_pages_delta(&scanner->pages, run->page, run->n, kind_from(run->source), run->index) <=
+               0;
 }
 
 /* ---- staging ---- */
@@ -255,10 +257,13 @@ static void settle_run(struct ms_scanner *scanner, const struct ms_run *run)
     atomic_fetch_add(&scanner->merges, (uint64_t)__builtin_popcountll(run->done));
 }
 
+/* No mapping is left for it; that will not change soon. */
 static void skip_run(struct ms_scanner *scanner, struct ms_run *run)
 {
     run->done = 0;
     settle_run(scanner, run);
+    for (uint32_t i = 0; i < run->n; i++)
+        ms_pages_set_backoff(&scanner->pages, run->page + i, MS_BACKOFF_MAX);
     ms_pages_set_skipped(&scanner->pages, run->page, true);
 }
 

@@ -28,6 +28,7 @@ enum ms_kind {
 
 #define MS_KIND_SHIFT   (MS_INDEX_BITS + 1)
 #define MS_SPLIT        (1u << MS_INDEX_BITS)
+#define MS_TURN         64u   /* pages that have their turn in the same passes */
 #define MS_SKIPPED      0x80u /* first page of a run not merged for want of a mapping */
 #define MS_BACKOFF_MAX  6     /* a page is looked at every 2^6 passes at least */
 #define MS_BACKOFF_IDLE 3     /* a page that nobody else has: every 2^3 passes */
@@ -89,12 +90,13 @@ static inline unsigned ms_backoff(const struct ms_pages *pages, uint64_t page)
     return pages->backoff[page] & (MS_SKIPPED - 1);
 }
 
-/* Is it the page's turn in this pass? Pages with the same backoff are spread over the passes. */
+/* Is it the page's turn in this pass? Work is spread over the passes, but neighbours come together,
+ * or runs would be torn apart. */
 static inline bool ms_pages_due(const struct ms_pages *pages, uint64_t page, uint64_t pass)
 {
     uint64_t mask = ((uint64_t)1 << ms_backoff(pages, page)) - 1;
 
-    return ((page ^ pass) & mask) == 0;
+    return ((page / MS_TURN ^ pass) & mask) == 0;
 }
 
 static inline void ms_pages_set_backoff(struct ms_pages *pages, uint64_t page, unsigned backoff)

@@ -307,16 +307,26 @@ void ms_scan_hints(struct ms_scanner *scanner)
     ms_merge_flush(scanner);
 }
 
-/* The daemon knows another guest with these pages now: they come first, whatever their backoff. */
+/* The daemon knows another guest with these pages now: they come first, whatever their backoff.
+ * Unless they make a run too short to be merged: two guests would call each other for ever. */
 static void take_looks(struct ms_scanner *scanner)
 {
     struct ms_link *link = &scanner->link;
+    uint32_t shortest = ms_merge_shortest_run(scanner);
 
     (void)ms_link_poll(link);
-    for (uint32_t i = 0; i < link->n_look; i++)
-        if (link->look[i] < scanner->n_pages)
-            ms_pages_set_backoff(&scanner->pages, link->look[i], 0);
-    scanner->pass_looks += link->n_look;
+    for (uint32_t i = 0; i < link->n_look;) {
+        uint32_t n = 1;
+
+        while (i + n < link->n_look && link->look[i + n] == link->look[i] + n)
+            n++;
+        for (uint32_t k = i; k < i + n && n >= shortest; k++) {
+            if (link->look[k] < scanner->n_pages)
+                ms_pages_set_backoff(&scanner->pages, link->look[k], 0);
+            scanner->pass_looks++;
+        }
+        i += n;
+    }
     link->n_look = 0;
 }
 

@@ -111,7 +111,8 @@ void ms_scanner_sleep(struct ms_scanner *scanner, uint64_t ns, bool with_link);
 /* scanner.c: charges the budget and sleeps off what is owed. */
 void ms_scanner_pay(struct ms_scanner *scanner);
 
-/* merge.c */
+/* merge.c: runs that add mappings must be longer, the fewer mappings are left. */
+uint32_t ms_merge_shortest_run(const struct ms_scanner *scanner);
 bool ms_is_zero_page(const void *page);
 /* Adds a page that looks like it can be merged. The page must be our own memory, split, or of an
  * old pool. May merge what was gathered. */
