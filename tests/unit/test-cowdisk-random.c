@@ -44,8 +44,8 @@ static void twin_start(struct twin *t, uint64_t seed, unsigned bits, uint64_t si
     t->backing_fd = backing_size ? nameless_file() : -1;
     if (backing_size)
         put_bytes(t->backing_fd, t->backing, backing_size, 0);
-    assert_int_equal(
-        cow_overlay_create(t->fd, backing_size ? "base.raw" : NULL, size, bits, &err), 0);
+    assert_int_equal(cow_overlay_create(t->fd, backing_size ? "base.raw" : NULL, size, bits, &err),
+                     0);
     assert_clean(t->fd);
     twin_open(t);
 }
@@ -114,10 +114,10 @@ static void step_write(struct twin *t)
     rng_fill(&t->rng, data, length);
     if (rng_below(&t->rng, 8) == 0)
         memset(data, 0, length);
-    assert_int_equal(
-        cow_pwritev(t->disk, iov, pieces(t, data, length, iov, 1 + (int)rng_below(&t->rng, 100)),
-                    offset),
-        0);
+    assert_int_equal(cow_pwritev(t->disk, iov,
+                                 pieces(t, data, length, iov, 1 + (int)rng_below(&t->rng, 100)),
+                                 offset),
+                     0);
     memcpy(t->model + offset, data, length);
     mark_own(t, offset, length);
     free(data);
@@ -132,10 +132,10 @@ static void step_read(struct twin *t)
     pick_range(t, 4 * t->cluster + 70000, &offset, &length);
     data = malloc(length);
     memset(data, 0xee, length);
-    assert_int_equal(
-        cow_preadv(t->disk, iov, pieces(t, data, length, iov, 1 + (int)rng_below(&t->rng, 100)),
-                   offset),
-        0);
+    assert_int_equal(cow_preadv(t->disk, iov,
+                                pieces(t, data, length, iov, 1 + (int)rng_below(&t->rng, 100)),
+                                offset),
+                     0);
     assert_memory_equal(data, t->model + offset, length);
     free(data);
 }
@@ -264,6 +264,12 @@ static void test_clusters_4k(void **state)
     run_random(3, 12, 12u << 20, (7u << 20) + 1234, 600);
 }
 
+static void test_clusters_8k(void **state)
+{
+    (void)state;
+    run_random(8, 13, 24u << 20, 20u << 20, 600);
+}
+
 static void test_clusters_64k(void **state)
 {
     (void)state;
@@ -281,9 +287,8 @@ static void test_clusters_2m(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_clusters_512),
-        cmocka_unit_test(test_clusters_4k),
-        cmocka_unit_test(test_clusters_64k),
+        cmocka_unit_test(test_clusters_512), cmocka_unit_test(test_clusters_4k),
+        cmocka_unit_test(test_clusters_8k),  cmocka_unit_test(test_clusters_64k),
         cmocka_unit_test(test_clusters_2m),
     };
 

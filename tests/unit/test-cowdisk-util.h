@@ -148,17 +148,18 @@ struct check {
     char problem[160];
 };
 
-#define CHECK_FAIL(check, ...)                                                                     \
-    do {                                                                                           \
-        if (!(check)->problem[0])                                                                  \
-            snprintf((check)->problem, sizeof((check)->problem), __VA_ARGS__);                     \
+#define CHECK_FAIL(check, ...)                                                 \
+    do {                                                                       \
+        if (!(check)->problem[0])                                              \
+            snprintf((check)->problem, sizeof((check)->problem), __VA_ARGS__); \
     } while (0)
 
 static inline void check_refer(struct check *c, uint64_t offset, uint64_t bytes, const char *what)
 {
     if (offset % c->cluster)
         CHECK_FAIL(c, "%s at 0x%llx is not aligned", what, (unsigned long long)offset);
-    for (uint64_t i = offset / c->cluster; i < (offset + bytes + c->cluster - 1) / c->cluster; i++) {
+    for (uint64_t i = offset / c->cluster; i < (offset + bytes + c->cluster - 1) / c->cluster;
+         i++) {
         if (i >= c->n_clusters) {
             CHECK_FAIL(c, "%s at 0x%llx is past the end", what, (unsigned long long)offset);
             return;
