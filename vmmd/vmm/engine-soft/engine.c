@@ -436,6 +436,7 @@ static void soft_destroy(struct engine *e)
     pthread_cond_destroy(&e->wake);
     pthread_mutex_destroy(&e->lock);
     free(e->code_pages);
+    free(e->lookups);
     free(e);
     soft_self = NULL;
 }
@@ -489,8 +490,9 @@ static int soft_create(const struct engine_config *config, struct engine **ret_e
     pthread_condattr_destroy(&attr);
     e->tsc_khz = measure_tsc_khz();
     irqchip_reset(&e->irqchip, e->tsc_khz);
+    e->lookups = calloc(SOFT_LOOKUPS, sizeof(e->lookups[0]));
     soft_self = e;
-    r = open_library(e);
+    r = e->lookups ? open_library(e) : -ENOMEM;
     if (r < 0) {
         soft_destroy(e);
         return r;

@@ -78,6 +78,16 @@ struct uc_cpu {
 #define PTE_ADDRESS      0xffffffffff000ull
 #define UC_ENV_SEARCH    16384 /* bytes of CPUX86State searched for a marker */
 
+/* TranslationBlock, its beginning. */
+struct uc_block {
+    uint64_t pc, cs_base;
+    uint32_t flags;
+    uint16_t size, icount;
+    uint32_t cflags, trace_state;
+    uint64_t unused[5];
+    uint64_t page_addr[2]; /* physical; the second is all ones for a block inside one page */
+};
+
 /* CPUWatchpoint: the library allocates none itself, but its DR code reads vaddr and len. */
 #define WATCHPOINT_BYTES 64
 
@@ -91,6 +101,7 @@ void tb_invalidate_phys_range_x86_64(void *uc, uint64_t start, uint64_t end);
 void raise_exception_x86_64(void *env, int vector);
 void raise_exception_err_ra_x86_64(void *env, int vector, int error, uintptr_t return_address);
 void cpu_loop_exit_noexc_x86_64(void *cpu);
+uint64_t get_page_addr_code_x86_64(void *env, uint64_t vaddr);
 bool cpu_restore_state_x86_64(void *cpu, uintptr_t host_pc, bool will_exit);
 
 /* ---- the library's own definitions behind our overrides */
@@ -101,6 +112,7 @@ void *real_page_collection_lock_x86_64(void *uc, uint64_t start, uint64_t end);
 void real_page_collection_unlock_x86_64(void *set);
 void real_tb_invalidate_phys_page_fast_x86_64(void *uc, void *pages, uint64_t start, int length,
                                               uintptr_t return_address);
+void *real_tb_htable_lookup_x86_64(void *cpu, uint64_t pc, uint64_t cs_base, uint32_t flags, uint32_t cflags);
 void *real_memory_mapping(void *uc, uint64_t address);
 void real_tcg_exec_init_x86_64(void *uc, unsigned long buffer_bytes);
 void real_tcg_region_reset_all_x86_64(void *tcg);

@@ -59,6 +59,7 @@ void tb_flush_x86_64(void *cpu)
         return;
     }
     soft_forget_code(e);
+    soft_forget_lookups(e);
     real_tb_flush_x86_64(cpu);
 }
 

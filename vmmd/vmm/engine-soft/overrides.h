@@ -42,6 +42,9 @@ void helper_write_crN_x86_64(void *env, int reg, uint64_t value);
 void cpu_x86_cpuid_x86_64(void *env, uint32_t index, uint32_t count, uint32_t *eax, uint32_t *ebx,
                           uint32_t *ecx, uint32_t *edx);
 
+/* overrides-lookup.c */
+void *tb_htable_lookup_x86_64(void *cpu, uint64_t pc, uint64_t cs_base, uint32_t flags, uint32_t cflags);
+
 /* overrides-buffer.c */
 void tcg_exec_init_x86_64(void *uc, unsigned long buffer_bytes);
 void tcg_region_reset_all_x86_64(void *tcg);

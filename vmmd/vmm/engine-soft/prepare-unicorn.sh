@@ -15,7 +15,7 @@ $want*) ;;
 *) echo "libunicorn $have: the software engine needs $want (Debian 12: libunicorn-dev)" >&2; exit 1 ;;
 esac
 
-wrapped="tlb_set_page_with_attrs_x86_64 tb_flush_x86_64 page_collection_lock_x86_64
+wrapped="tb_htable_lookup_x86_64 tlb_set_page_with_attrs_x86_64 tb_flush_x86_64 page_collection_lock_x86_64
  page_collection_unlock_x86_64 tb_invalidate_phys_page_fast_x86_64 memory_mapping
  tcg_exec_init_x86_64 tcg_region_reset_all_x86_64 tlb_flush_x86_64 helper_hlt_x86_64
  helper_rdmsr_x86_64 helper_wrmsr_x86_64 helper_read_crN_x86_64 helper_write_crN_x86_64

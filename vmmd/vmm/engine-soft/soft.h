@@ -24,6 +24,7 @@
 #define SOFT_MAX_RAM     2  /* pieces: below and above the PCI hole */
 #define SOFT_MAX_WRITTEN 64 /* ranges of written code; more: forget everything */
 #define SOFT_PAGE_BITS   12
+#define SOFT_LOOKUPS     16384 /* blocks remembered by physical address; a power of two */
 
 struct soft_ram {
     uint64_t gpa, bytes;
@@ -40,6 +41,11 @@ struct soft_watchpoint {
 
 struct soft_range {
     uint64_t start, end; /* ram addresses */
+};
+
+struct soft_lookup {
+    uint64_t physical; /* of the block's first byte */
+    struct uc_block *block;
 };
 
 struct vcpu {
@@ -80,6 +86,7 @@ struct engine {
     uint64_t clock_behind;  /* ns that guest time lacks: pauses */
     uint64_t tsc_khz;
 
+    struct soft_lookup *lookups; /* [SOFT_LOOKUPS] */
     bool was_hlt, defer_flush, flush_pending, in_region_reset;
     bool left; /* vcpu_run shall return exit */
     enum engine_exit exit;
@@ -115,6 +122,9 @@ void soft_mark_code(struct engine *e, uint64_t ram_address, bool code);
 void soft_forget_code(struct engine *e);
 void soft_ram_written(struct engine *e, uint64_t gpa, uint64_t bytes);
 bool soft_drop_written(struct engine *e); /* vCPU thread; true: code was dropped */
+
+/* overrides-lookup.c */
+void soft_forget_lookups(struct engine *e);
 
 /* overrides-debug.c */
 void soft_watch_raise(struct engine *e);
