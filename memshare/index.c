@@ -17,6 +17,7 @@ int ms_index_init(struct ms_index *index)
         return -ENOMEM;
     index->size = INDEX_MIN;
     index->used = 0;
+    index->max_size = MS_INDEX_MAX;
     index->epoch = 0;
     return 0;
 }
@@ -78,9 +79,9 @@ static void remove_if(struct ms_index *index,
             remove_at(index, i);
 }
 
-static bool is_stale(const struct ms_index *index, const struct ms_entry *entry, unsigned rounds)
+static bool is_stale(const struct ms_index *index, const struct ms_entry *entry, unsigned epochs)
 {
-    return (uint8_t)(index->epoch - entry->epoch) >= rounds;
+    return (uint8_t)(index->epoch - entry->epoch) >= epochs;
 }
 
 static bool is_from(const struct ms_index *index, const struct ms_entry *entry, unsigned client)
@@ -91,9 +92,11 @@ static bool is_from(const struct ms_index *index, const struct ms_entry *entry, 
 
 static int grow(struct ms_index *index)
 {
-    struct ms_index grown = {.size = index->size * 2, .epoch = index->epoch};
+    struct ms_index grown = *index;
 
-    if (grown.size > MS_INDEX_MAX)
+    grown.size *= 2;
+    grown.used = 0;
+    if (grown.size > MS_INDEX_MAX || grown.size > index->max_size)
         return -ENOMEM;
     grown.entry = calloc(grown.size, sizeof(*grown.entry));
     if (!grown.entry)
@@ -117,12 +120,10 @@ static int make_room(struct ms_index *index)
     if (index->used < limit)
         return 0;
     remove_if(index, is_stale, 2);
-    index->epoch++;
-    if (index->used < limit / 4 * 3)
+    if (index->used < limit / 4 * 3 || grow(index) == 0)
         return 0;
-    if (grow(index) < 0 && index->used >= limit)
-        return -ENOMEM;
-    return 0;
+    remove_if(index, is_stale, 0); /* all of them: what is true is offered again */
+    return index->used < limit ? 0 : -ENOMEM;
 }
 
 int ms_index_add_unique(struct ms_index *index, uint64_t hash, uint16_t client, uint32_t page)

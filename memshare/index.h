@@ -3,8 +3,9 @@
  * The pool's index: page hash -> slot, or -> who offered such a page first.
  *
  * Open addressing with linear probing and backward-shift deletion, 16 bytes an entry. Entries
- * without a slot are only a memory of an offer; when the table is full, those not offered again for
- * two rounds go first, and only then does it grow, up to MS_INDEX_MAX entries.
+ * without a slot are only a memory of an offer. Honest clients renew theirs, so when the table is
+ * full those of earlier epochs go first; only then does it grow, up to what the guests' pages can
+ * need; and at that size all of them go.
  */
 #ifndef MS_INDEX_H
 #define MS_INDEX_H
@@ -27,7 +28,8 @@ struct ms_index {
     struct ms_entry *entry;
     uint64_t size; /* a power of two */
     uint64_t used;
-    uint8_t epoch;
+    uint64_t max_size; /* it does not grow beyond this; the owner sets it */
+    uint8_t epoch;     /* the owner moves it on with time */
 };
 
 int ms_index_init(struct ms_index *index);

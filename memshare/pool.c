@@ -179,10 +179,24 @@ static void drop_all(struct ms_client *client)
     }
 }
 
+void ms_pool_count_ram(struct ms_pool *pool, int64_t ram_pages)
+{
+    long host_pages = sysconf(_SC_PHYS_PAGES);
+    uint64_t pages;
+
+    pool->ram_pages += (uint64_t)ram_pages;
+    pages = pool->ram_pages;
+    if (host_pages > 0 && pages > (uint64_t)host_pages)
+        pages = (uint64_t)host_pages; /* whatever they say */
+    pool->index.max_size = 2 * pages;
+}
+
 static void client_free(struct ms_client *client)
 {
     struct ms_pool *pool = client->pool;
 
+    if (client->hello)
+        ms_pool_count_ram(pool, -(int64_t)client->ram_pages);
     if (client->tmpl)
         template_put(pool, client->tmpl);
     ms_refs_free(&client->slots);

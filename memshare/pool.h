@@ -15,6 +15,9 @@
 #include "memshare/refs.h"
 #include "memshare/store.h"
 
+/* Longer than a guest at rest takes to offer all its pages again. */
+#define MS_EPOCH_SECONDS 64
+
 #define MS_MAX_CLIENTS 4096u /* of one pool; the index names a client in 16 bits */
 
 /* How often all clients of the pool map each block of a template. */
@@ -33,7 +36,8 @@ struct ms_pool {
     uint32_t n_ids;
     uint32_t n_clients;
     uint64_t mapped_pages;
-    bool look_pending; /* some client has pages to look at */
+    uint64_t ram_pages; /* of all clients, as they say */
+    bool look_pending;  /* some client has pages to look at */
     union {
         struct ms_msg_head head;
         struct ms_msg_hello hello;
@@ -63,6 +67,9 @@ struct ms_client {
     uint32_t look[MS_MAX_LOOK]; /* its pages that another guest turned out to have too */
     char error[160];
 };
+
+/* A client with so many pages comes or (negative) goes: the index may grow accordingly. */
+void ms_pool_count_ram(struct ms_pool *pool, int64_t ram_pages);
 
 /* Takes one reference of the client away from a slot it holds; frees the slot with its last one. */
 void ms_client_unref_slot(struct ms_client *client, uint32_t slot);

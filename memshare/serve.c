@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 
 #include "memshare/ms-hash.h"
 
@@ -267,6 +268,7 @@ static int serve_hello(struct ms_client *client, const struct ms_msg_hello *msg)
         return broken(client, "has %llu pages of RAM", (unsigned long long)msg->ram_pages);
     client->ram_pages = msg->ram_pages;
     client->hello = true;
+    ms_pool_count_ram(client->pool, (int64_t)msg->ram_pages);
     return 0;
 }
 
@@ -345,6 +347,10 @@ static int serve_one(struct ms_client *client)
 
 int ms_client_serve(struct ms_client *client)
 {
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    client->pool->index.epoch = (uint8_t)(now.tv_sec / MS_EPOCH_SECONDS);
     for (int i = 0; i < SERVE_MAX; i++) {
         int r = serve_one(client);
 

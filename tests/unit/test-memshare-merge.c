@@ -297,7 +297,7 @@ static void test_mappings_are_a_budget(void **state)
         guest_connect(&guest[i], &rig, i, 0);
     }
     for (int i = 0; i < 2; i++) {
-        WAIT_FOR(guest_ledger(&guest[i]).passes > 8 && guest_ledger(&guest[i]).pool >= 512 * PAGE &&
+        WAIT_FOR(guest_ledger(&guest[i]).passes > 8 && guest_ledger(&guest[i]).pool >= 480 * PAGE &&
                  guest_ledger(&guest[i]).mappings_skipped > 0);
         assert_true(guest_ledger(&guest[i]).mappings <= budget);
         assert_true(smaps_of(guest[i].ram, n * PAGE).mappings <= budget);
