@@ -120,6 +120,8 @@ static int load_blocks(struct cow_disk *disk, uint16_t *block, struct cow_error 
 {
     struct cow_alloc *alloc = &disk->alloc;
     uint64_t n_entries = disk->rt->bytes / sizeof(uint64_t), entry;
+    uint64_t max_chunk =
+        cow_clusters(disk, disk->file_end) / alloc->per_chunk + COW_MAX_CHUNKS_BEYOND;
     int r;
 
     for (uint64_t i = 0; i < n_entries; i++) {
@@ -130,6 +132,11 @@ static int load_blocks(struct cow_disk *disk, uint16_t *block, struct cow_error 
         }
         if (entry == 0)
             continue;
+        if (i > max_chunk) {
+            cow_fail(err, "refcount block %llu is for clusters far beyond the end of the file",
+                     (unsigned long long)i);
+            return -EINVAL;
+        }
         while (alloc->n_chunks <= i) {
             r = chunk_append(alloc);
             if (r < 0) {

@@ -278,7 +278,8 @@ static int switch_header(struct cow_disk *disk)
     _Static_assert(sizeof(fields) == QCOW_H_SNAPSHOTS - QCOW_H_L1_SIZE, "as in the header");
     disk->unsynced = true;
     r = cow_write_full(disk->fd, &fields, sizeof(fields), QCOW_H_L1_SIZE);
-    /* 24 bytes of one page: refused for lack of space (copy-on-write file systems), nothing changed. */
+    /* 24 bytes of one page: refused for lack of space (copy-on-write file systems), nothing
+     * changed. */
     if (r < 0 && r != -ENOSPC)
         disk->broken = true;
     return r;

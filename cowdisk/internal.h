@@ -29,16 +29,17 @@
 
 /* ---- limits ---------------------------------------------------------------------------------- */
 
-#define COW_PAGE_BYTES      4096u        /* unit in which tables are cached and written */
-#define COW_MAX_PAGES       1024u        /* cached pages of one disk: 4 MiB */
-#define COW_MAX_DIRTY_PAGES 512u         /* more than this: commit without being asked */
-#define COW_MAX_L1_BYTES    (32u << 20)  /* as QEMU */
-#define COW_MAX_RT_BYTES    (8u << 20)   /* as QEMU */
-#define COW_MAX_CLUSTERS    (1ull << 30) /* of a file opened for writing: its bitmap is 128 MiB */
-#define COW_MAX_SNAPSHOTS   65536u
-#define COW_MAX_FREED       65536u     /* freed ranges waiting for a commit */
-#define COW_MAX_RUN         (4u << 20) /* bytes allocated for one step of a write */
-#define COW_VEC             64         /* segments of one system call */
+#define COW_PAGE_BYTES        4096u        /* unit in which tables are cached and written */
+#define COW_MAX_PAGES         1024u        /* cached pages of one disk: 4 MiB */
+#define COW_MAX_DIRTY_PAGES   512u         /* more than this: commit without being asked */
+#define COW_MAX_L1_BYTES      (32u << 20)  /* as QEMU */
+#define COW_MAX_RT_BYTES      (8u << 20)   /* as QEMU */
+#define COW_MAX_CLUSTERS      (1ull << 30) /* of a file opened for writing: its bitmap is 128 MiB */
+#define COW_MAX_CHUNKS_BEYOND 64u /* refcount blocks for what is past the end of the file */
+#define COW_MAX_SNAPSHOTS     65536u
+#define COW_MAX_FREED         65536u     /* freed ranges waiting for a commit */
+#define COW_MAX_RUN           (4u << 20) /* bytes allocated for one step of a write */
+#define COW_VEC               64         /* segments of one system call */
 
 /* ---- io.c ------------------------------------------------------------------------------------ */
 
