@@ -21,13 +21,15 @@
 #include <unistd.h>
 #include <x86intrin.h>
 
-#define BUFFER_MIB_DEFAULT 64u
+#define BUFFER_MIB_DEFAULT 128u
 #define BUFFER_MIB_MIN     16u
 #define MMIO_START         (3ull << 30)
 #define MMIO_END           (4ull << 30)
 #define TIMER_SIGNAL       SIGALRM
 #define TIMER_MIN_NS       1000u /* a guest may ask for less: it gets this */
 #define NS                 1000000000ull
+#define TRIM_WINDOW_NS     (10 * NS)
+#define TRIM_BLOCKS        50000u /* about 20 MiB of code */
 #define CALIBRATE_NS       20000000ull
 
 struct engine *soft_self;
@@ -173,11 +175,30 @@ static int start_timer(struct engine *e)
     return 0;
 }
 
+/*
+ * Booting fills the buffer with code that an idle guest never runs again. When it halted through most of a window, all
+ * translated code is dropped and its memory goes back to the host; what is still needed is translated again.
+ */
+static void trim_when_idle(struct engine *e)
+{
+    uint64_t now = monotonic(), window = now - e->window_start;
+
+    if (window < TRIM_WINDOW_NS)
+        return;
+    if (e->window_halted > window / 10 * 9 && e->n_translated > TRIM_BLOCKS)
+        uc_ctl_flush_tlb(e->uc); /* the library's name for dropping all blocks; allowed between two runs only */
+    e->window_start = now;
+    e->window_halted = 0;
+}
+
 /* Waits in HLT until an interrupt can be taken. false: leave vcpu_run. */
 static bool wait_halted(struct engine *e)
 {
+    uint64_t began;
     bool stop = false;
 
+    trim_when_idle(e);
+    began = monotonic();
     e->host.halt(e->host.opaque, 0);
     pthread_mutex_lock(&e->lock);
     e->halted = true;
@@ -205,6 +226,7 @@ static bool wait_halted(struct engine *e)
     }
     e->halted = false;
     pthread_mutex_unlock(&e->lock);
+    e->window_halted += monotonic() - began;
     if (stop)
         return false;
     if (!e->host.resume(e->host.opaque, 0))

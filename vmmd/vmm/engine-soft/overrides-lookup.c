@@ -28,6 +28,8 @@ void *tb_htable_lookup_x86_64(void *cpu, uint64_t pc, uint64_t cs_base, uint32_t
         block->flags == flags && (block->cflags & KEY_FLAGS) == cflags)
         return block;
     block = real_tb_htable_lookup_x86_64(cpu, pc, cs_base, flags, cflags);
+    if (!block)
+        e->n_translated++; /* the caller translates it now */
     if (block && block->page_addr[1] == NO_PAGE)
         *slot = (struct soft_lookup){physical, block};
     return block;
@@ -35,5 +37,6 @@ void *tb_htable_lookup_x86_64(void *cpu, uint64_t pc, uint64_t cs_base, uint32_t
 
 void soft_forget_lookups(struct engine *e)
 {
+    e->n_translated = 0;
     memset(e->lookups, 0, SOFT_LOOKUPS * sizeof(e->lookups[0]));
 }

@@ -87,6 +87,8 @@ struct engine {
     uint64_t tsc_khz;
 
     struct soft_lookup *lookups; /* [SOFT_LOOKUPS] */
+    uint32_t n_translated;       /* blocks since the last flush */
+    uint64_t window_start, window_halted; /* ns: see trim_when_idle() */
     bool was_hlt, defer_flush, flush_pending, in_region_reset;
     bool left; /* vcpu_run shall return exit */
     enum engine_exit exit;
