@@ -113,12 +113,21 @@ static int update_parent(struct cow_disk *disk, const struct cow_table *table)
     return 0;
 }
 
+void cow_file_must_hold(struct cow_disk *disk, uint64_t first, uint64_t n)
+{
+    uint64_t end = (first + n) << disk->cluster_bits;
+
+    if (disk->used_end < end)
+        disk->used_end = end;
+}
+
 /* Counts the new place, uncounts the old one: pending. */
 static int recount(struct cow_disk *disk, const struct cow_table *table)
 {
     uint64_t n = table_clusters(disk, table);
     int r = cow_refcount_set(disk, table->other >> disk->cluster_bits, n, 1);
 
+    cow_file_must_hold(disk, table->other >> disk->cluster_bits, n);
     for (uint64_t i = 0; i < n && r >= 0 && table->active; i++) {
         r = cow_refcount_drop(disk, (table->active >> disk->cluster_bits) + i, true);
         if (r > 0)
@@ -226,9 +235,9 @@ static int extend_file(const struct cow_disk *disk)
 
     if (fstat(disk->fd, &st) < 0)
         return -errno;
-    if ((uint64_t)st.st_size >= disk->file_end)
+    if ((uint64_t)st.st_size >= disk->used_end)
         return 0;
-    if (ftruncate(disk->fd, (off_t)disk->file_end) < 0)
+    if (ftruncate(disk->fd, (off_t)disk->used_end) < 0)
         return errno == EFBIG ? -ENOSPC : -errno;
     return 0;
 }

@@ -215,6 +215,8 @@ int cow_commit(struct cow_disk *disk);
 int cow_reserve_for_change(struct cow_disk *disk, struct cow_page *l2_page);
 /* Commits if too much is pending; to be called before a change. */
 int cow_commit_if_full(struct cow_disk *disk);
+/* The clusters belong to the next committed image. */
+void cow_file_must_hold(struct cow_disk *disk, uint64_t first, uint64_t n);
 /* Makes sure that the next commit has room for this table: -ENOSPC now instead of then. */
 int cow_table_reserve(struct cow_disk *disk, struct cow_table *table);
 
@@ -242,6 +244,7 @@ struct cow_disk {
     bool broken;   /* the file may lack what was written: only reads from now on */
     uint64_t size, backing_size;
     uint64_t file_end; /* the file was never written from here on */
+    uint64_t used_end; /* the file must reach at least to here with the next commit */
     struct cow_header header;
     uint32_t cluster_bits, page_bytes;
     uint64_t cluster_size;
