@@ -99,12 +99,103 @@ $(BUILD)/vmctl: $(call objs,$(CLI_SRC)) $(LIBBUS)
 	@echo "  LINK    $@"
 	@$(CC) $(LDFLAGS) -o $@ $^ $(BUS_LIBS) -ljansson
 
-$(BUILD)/bench-%: tests/bench/bench-%.c $(LIBVMM) $(LIBMEMSHARE) $(LIBCOWDISK)
+# ---- tests ---------------------------------------------------------------------------------------
+
+UNIT_TESTS  := $(patsubst tests/unit/%.c,$(BUILD)/tests/%,$(wildcard tests/unit/test-*.c))
+FAKES       := $(patsubst tests/unit/%.c,$(BUILD)/tests/%,$(wildcard tests/unit/fake-*.c))
+INTEGRATION := $(filter-out %/functions.sh,$(wildcard tests/integration/*.sh))
+TEST_LIBS   := $(LIBVMM) $(LIBDAEMON) $(LIBBUS) $(LIBMEMSHARE) $(LIBCOWDISK)
+TEST_SO     := -lcmocka $(DAEMON_LIBS) $(GUEST_LIBS) $(COWDISK_LIBS) $(MEMSHARE_LIBS)
+
+$(BUILD)/tests/%: tests/unit/%.c $(TEST_LIBS)
+	@mkdir -p $(@D)
 	@echo "  LINK    $@"
-	@$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $(filter-out %.h,$^) $(COWDISK_LIBS) $(MEMSHARE_LIBS) -lm
+	@$(CC) $(CPPFLAGS) $(call pkg_cflags,dbus-1 libevent jansson) $(CFLAGS) $(LDFLAGS) -o $@ $< $(TEST_LIBS) $(TEST_SO)
+
+$(BUILD)/bench-%: tests/bench/bench-%.c $(LIBMEMSHARE) $(LIBCOWDISK)
+	@echo "  LINK    $@"
+	@$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.c %.a,$^) $(COWDISK_LIBS) $(MEMSHARE_LIBS) -lm
 
 $(BUILD)/guest-run: tests/bench/guest-run.c $(LIBVMM) $(LIBCOWDISK) $(BUILD)/vmmd-guest
 	@echo "  LINK    $@"
 	@$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.c %.a,$^) $(COWDISK_LIBS)
+
+.PHONY: test-programs unit check check-asan check-integration demo bench format format-check deps help clean install
+test-programs: $(UNIT_TESTS) $(FAKES) $(BUILD)/guest-run
+
+unit: $(UNIT_TESTS) $(FAKES)
+	@tests/run.sh $(UNIT_TESTS)
+
+# What a submission must pass: installs what is missing, builds, and runs everything but the benchmarks.
+check:
+	@tests/deps.sh build test
+	@$(MAKE) --no-print-directory -j$$(nproc) all test-programs
+	@$(MAKE) --no-print-directory format-check
+	@tests/check-includes.sh
+	@tests/rootfs.sh $(BUILD)/cache/bookworm
+	@$(MAKE) --no-print-directory check-asan
+	@BUILD=$(BUILD) tests/run.sh $(UNIT_TESTS) $(INTEGRATION)
+
+# Unit tests under the address and undefined behaviour sanitizers, in a build of their own.
+check-asan:
+	@$(MAKE) --no-print-directory -j$$(nproc) BUILD=$(BUILD)/asan SAN='-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer' CFLAGS='-O1 -g' asan-programs
+	@echo "under ASAN and UBSAN:"
+	@MS_STRESS_SECONDS=3 $(MAKE) --no-print-directory BUILD=$(BUILD)/asan SAN='-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer' CFLAGS='-O1 -g' unit
+
+.PHONY: asan-programs
+asan-programs: $(UNIT_TESTS) $(FAKES)
+
+check-integration: all test-programs
+	@tests/deps.sh test
+	@tests/rootfs.sh $(BUILD)/cache/bookworm
+	@BUILD=$(BUILD) tests/run.sh $(INTEGRATION)
+
+demo:
+	@tests/deps.sh build demo
+	@BUILD=$(BUILD) tests/demo.sh
+
+bench: all $(BUILD)/guest-run
+	@tests/deps.sh bench
+	@tests/rootfs.sh $(BUILD)/cache/bookworm
+	@BUILD=$(BUILD) tests/bench/bench-tcg.sh $(BUILD)/cache/bookworm/vmlinuz $(BUILD)/cache/bookworm/initrd $(BUILD)/cache/bookworm/disk.raw
+
+# ---- upkeep --------------------------------------------------------------------------------------
+
+FORMATTED := $(shell find vmmd memshare cowdisk cli dbus tests -name '*.[ch]')
+format:
+	@clang-format -i $(FORMATTED)
+format-check:
+	@clang-format --dry-run -Werror $(FORMATTED)
+
+deps:
+	@tests/deps.sh build test
+
+clean:
+	rm -rf $(BUILD)
+
+LIBEXECDIR := $(PREFIX)/libexec/vmmd
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(LIBEXECDIR)
+	install -m 755 $(BUILD)/vmctl $(DESTDIR)$(PREFIX)/bin/
+	install -m 755 $(BUILD)/vmmd $(DESTDIR)$(PREFIX)/sbin/
+	install -m 755 $(BUILD)/vmmd-guest $(BUILD)/vmmd-import $(DESTDIR)$(LIBEXECDIR)/
+	install -d $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/man/man5 $(DESTDIR)$(PREFIX)/share/man/man8
+	install -m 644 man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
+	install -m 644 man/*.5 $(DESTDIR)$(PREFIX)/share/man/man5/
+	install -m 644 man/*.8 $(DESTDIR)$(PREFIX)/share/man/man8/
+	install -d $(DESTDIR)/usr/share/dbus-1/system.d $(DESTDIR)/usr/share/dbus-1/system-services $(DESTDIR)/lib/systemd/system
+	install -m 644 dbus/org.vmmd1.conf $(DESTDIR)/usr/share/dbus-1/system.d/
+	sed 's,@PREFIX@,$(PREFIX),g' dbus/org.vmmd1.service >$(DESTDIR)/usr/share/dbus-1/system-services/org.vmmd1.service
+	sed 's,@PREFIX@,$(PREFIX),g' dbus/vmmd.service >$(DESTDIR)/lib/systemd/system/vmmd.service
+	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	install -m 644 cli/vmctl.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/vmctl
+
+help:
+	@echo "make              build everything into $(BUILD)/"
+	@echo "make demo         a template, four guests, their pages merged, the saving shown (root, apt)"
+	@echo "make check        install what is missing, build, run all tests"
+	@echo "make check-asan   unit tests under ASAN and UBSAN"
+	@echo "make bench        the benchmarks; figures are printed, nothing is asserted"
+	@echo "make format       format the code; make install [PREFIX=$(PREFIX)] [DESTDIR=]"
 
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)
