@@ -296,9 +296,11 @@ static void test_mappings_are_a_budget(void **state)
         guest_start(&guest[i], NULL, budget, with_scan(state));
         guest_connect(&guest[i], &rig, i, 0);
     }
+    /* Pages that one guest skips may turn unique for the other, so only the sum is sure. */
+    WAIT_FOR(guest_ledger(&guest[0]).mappings_skipped + guest_ledger(&guest[1]).mappings_skipped >
+             0);
     for (int i = 0; i < 2; i++) {
-        WAIT_FOR(guest_ledger(&guest[i]).passes > 8 && guest_ledger(&guest[i]).pool >= 480 * PAGE &&
-                 guest_ledger(&guest[i]).mappings_skipped > 0);
+        WAIT_FOR(guest_ledger(&guest[i]).settled && guest_ledger(&guest[i]).pool >= 480 * PAGE);
         assert_true(guest_ledger(&guest[i]).mappings <= budget);
         assert_true(smaps_of(guest[i].ram, n * PAGE).mappings <= budget);
         check(&guest[i], n - 512, 512, 500000);
