@@ -150,7 +150,7 @@ int proto_recv(int sock, struct proto_msg *ret_msg)
     _Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof(int) * PROTO_MAX_FDS)];
     struct proto_msg msg;
     ssize_t got;
-    int r;
+    int r, was_reset = 0;
 
     proto_init(&msg, 0);
     struct iovec iov[2] = {
@@ -160,9 +160,11 @@ int proto_recv(int sock, struct proto_msg *ret_msg)
     struct msghdr mh = {
         .msg_iov = iov, .msg_iovlen = 2, .msg_control = control, .msg_controllen = sizeof(control)};
 
+    /* A peer that exits with messages unread gives ECONNRESET once, ahead of its own last messages:
+     * those are still to be read. */
     do
         got = recvmsg(sock, &mh, MSG_CMSG_CLOEXEC);
-    while (got < 0 && errno == EINTR);
+    while (got < 0 && (errno == EINTR || (errno == ECONNRESET && !was_reset++)));
     if (got < 0)
         return -errno;
     take_control(&msg, &mh);

@@ -13,24 +13,24 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { STATUS = 3, SOURCE, DISK, HASHES, KERNEL, INITRD };
+enum { STATUS = 3, SOURCE, DISK, HASHES, KERNEL };
 
-static void say(const struct cow_import_msg *msg)
+static void import_say(const struct cow_import_msg *msg)
 {
     if (send(STATUS, msg, sizeof(*msg), MSG_NOSIGNAL) < 0)
         exit(9);
 }
 
-static void fail(const char *why)
+static void import_fail(const char *why)
 {
     struct cow_import_msg msg = {.type = COW_IMPORT_FAILED};
 
     snprintf(msg.error, sizeof(msg.error), "%s", why);
-    say(&msg);
+    import_say(&msg);
     exit(1);
 }
 
-static uint64_t copy(void)
+static uint64_t import_copy(void)
 {
     struct cow_import_msg msg = {.type = COW_IMPORT_PROGRESS, .total = 100};
     static char buffer[65536];
@@ -39,18 +39,18 @@ static uint64_t copy(void)
 
     while ((n = pread(SOURCE, buffer, sizeof(buffer), offset)) > 0) {
         if (pwrite(DISK, buffer, (size_t)n, offset) != n)
-            fail("cannot write");
+            import_fail("cannot write");
         offset += n;
         msg.done = 50;
-        say(&msg);
+        import_say(&msg);
     }
     return (uint64_t)offset;
 }
 
-static void misbehave(const char *word)
+static void import_misbehave(const char *word)
 {
     if (strncmp(word, "fail", 4) == 0)
-        fail("this is\nno image");
+        import_fail("this is\nno image");
     if (strncmp(word, "crash", 5) == 0)
         raise(SIGSEGV);
     if (strncmp(word, "lie", 3) == 0 && send(STATUS, "lie", 3, MSG_NOSIGNAL) == 3)
@@ -59,7 +59,11 @@ static void misbehave(const char *word)
         pause();
 }
 
-int main(int argc, char **argv)
+#ifndef FAKE_IMPORT_MAIN
+#define FAKE_IMPORT_MAIN main
+#endif
+int FAKE_IMPORT_MAIN(int argc, char **argv);
+int FAKE_IMPORT_MAIN(int argc, char **argv)
 {
     struct cow_import_msg msg = {.type = COW_IMPORT_DONE};
     bool kernel = false, initrd = false;
@@ -73,18 +77,18 @@ int main(int argc, char **argv)
             cmdline = argv[++i];
     }
     if (pread(SOURCE, word, sizeof(word) - 1, 0) < 0)
-        fail("cannot read");
-    misbehave(word);
-    msg.disk_bytes = copy();
+        import_fail("cannot read");
+    import_misbehave(word);
+    msg.disk_bytes = import_copy();
     if (cow_hashes_write(DISK, HASHES, NULL, NULL) < 0)
-        fail("cannot hash");
+        import_fail("cannot hash");
     if (!kernel && write(KERNEL, "kernel", 6) != 6)
-        fail("cannot write");
+        import_fail("cannot write");
     msg.has_kernel = strncmp(word, "nokernel", 8) != 0;
     msg.has_initrd = initrd;
     snprintf(msg.os_name, sizeof(msg.os_name), "Fake OS 1");
     snprintf(msg.kernel_name, sizeof(msg.kernel_name), "vmlinuz-fake");
     snprintf(msg.cmdline, sizeof(msg.cmdline), "%s", cmdline);
-    say(&msg);
+    import_say(&msg);
     return 0;
 }

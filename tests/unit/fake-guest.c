@@ -4,12 +4,12 @@
  * lying ones. Installed as vmmd-guest in a directory that $VMMD_LIBEXEC names.
  *
  * What it does is told by the guest's name up to the first '-', which it learns from the path of
- * its log (fd 1): see `behaviours`.
+ * its log (fd 1): see is(). A test may include this file and define FAKE_GUEST_MAIN, the name that
+ * main() then has, to be its own fake.
  */
 #include "vmmd/proto.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -242,7 +242,11 @@ static void serve(struct fake *fake)
     fake->sock = -1;
 }
 
-int main(void)
+#ifndef FAKE_GUEST_MAIN
+#define FAKE_GUEST_MAIN main
+#endif
+int FAKE_GUEST_MAIN(void);
+int FAKE_GUEST_MAIN(void)
 {
     struct fake fake = {.sock = -1, .console = -1, .share = -1};
 
