@@ -27,10 +27,12 @@ MEMSHARE_SRC := $(call src,memshare)
 BUS_SRC      := $(call src,dbus)
 CLI_SRC      := $(call src,cli)
 DAEMON_SRC   := $(call src,vmmd)
-VMM_SRC      := $(filter-out vmmd/vmm/main.c,$(call src,vmmd/vmm)) vmmd/proto.c
+# The interrupt controllers are pure models: in the library, where unit tests reach them.
+IRQCHIP_SRC  := $(addprefix vmmd/vmm/engine-soft/,irqchip.c pic.c lapic.c ioapic.c pit.c)
+VMM_SRC      := $(filter-out vmmd/vmm/main.c,$(call src,vmmd/vmm)) vmmd/proto.c $(IRQCHIP_SRC)
 UNICORN_A    := $(shell pkg-config --variable=libdir unicorn 2>/dev/null)/libunicorn.a
 ifneq ($(wildcard $(UNICORN_A)),)
-SOFT_SRC     := $(call src,vmmd/vmm/engine-soft)
+SOFT_SRC     := $(filter-out $(IRQCHIP_SRC),$(call src,vmmd/vmm/engine-soft))
 SOFT_LIB     := $(BUILD)/libunicorn-vmmd.a
 else
 $(warning libunicorn-dev is missing: vmmd-guest is built without the software engine)

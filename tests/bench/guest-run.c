@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * guest-run: runs one guest process without vmmd: for benchmarks and for tests of the guest process alone.
+ * guest-run: runs one guest process without vmmd: for benchmarks and for tests of the guest process
+ * alone.
  *
  *   guest-run [-m MIB] [-b SCAN_BUDGET] [-q] KERNEL INITRD|- RAW_DISK|- [CMDLINE]
  *
- * Makes an overlay and hashes over the raw disk in a temporary directory, starts vmmd-guest from its own directory, prints the
- * console, and ends at the login prompt (-q) or when the guest ends. Prints on stderr: wall seconds and user and system CPU
- * seconds of the guest process until then. Exit status 0 if the login prompt was seen or the guest powered off.
+ * Makes an overlay and hashes over the raw disk in a temporary directory, starts vmmd-guest from
+ * its own directory, prints the console, and ends at the login prompt (-q) or when the guest ends.
+ * Prints on stderr: wall seconds and user and system CPU seconds of the guest process until then.
+ * Exit status 0 if the login prompt was seen or the guest powered off.
  */
 #include "cowdisk/cowdisk.h"
 #include "vmmd/proto.h"
@@ -161,7 +163,8 @@ static void attach_console(struct run *r)
 /* Until the guest ended or shows its prompt. true: all went well. */
 static bool follow(struct run *r)
 {
-    struct pollfd fds[2] = {{.fd = r->sock, .events = POLLIN}, {.fd = r->console, .events = POLLIN}};
+    struct pollfd fds[2] = {{.fd = r->sock, .events = POLLIN},
+                            {.fd = r->console, .events = POLLIN}};
     struct proto_msg msg;
     char text[4096];
 
@@ -225,7 +228,9 @@ int main(int argc, char **argv)
             return 2;
     }
     if (argc - optind < 3) {
-        fprintf(stderr, "usage: guest-run [-m MIB] [-b BUDGET] [-q] KERNEL INITRD|- RAW_DISK|- [CMDLINE]\n");
+        fprintf(
+            stderr,
+            "usage: guest-run [-m MIB] [-b BUDGET] [-q] KERNEL INITRD|- RAW_DISK|- [CMDLINE]\n");
         return 2;
     }
     if (!mkdtemp(r.dir))
@@ -234,7 +239,8 @@ int main(int argc, char **argv)
     start(&r);
     if (proto_recv(r.sock, &msg) < 0 || msg.header.type != PROTO_HELLO)
         die("hello");
-    setup(&r, argv + optind, argc - optind > 3 ? argv[optind + 3] : "root=/dev/vda rw console=ttyS0");
+    setup(&r, argv + optind,
+          argc - optind > 3 ? argv[optind + 3] : "root=/dev/vda rw console=ttyS0");
     if (proto_recv(r.sock, &msg) < 0 || msg.header.type != PROTO_STATE ||
         msg.state.state != PROTO_GUEST_RUNNING) {
         fprintf(stderr, "guest-run: %s\n", msg.state.reason);

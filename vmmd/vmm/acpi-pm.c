@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * acpi-pm: ACPI fixed hardware as the FADT (acpi.c) describes it: PM1a event and control blocks, the 3.58 MHz timer, sleep
- * state S5, the power button, and the reset register at 0xcf9. Source: ACPI 6.4, section 4.8.
+ * acpi-pm: ACPI fixed hardware as the FADT (acpi.c) describes it: PM1a event and control blocks,
+ * the 3.58 MHz timer, sleep state S5, the power button, and the reset register at 0xcf9. Source:
+ * ACPI 6.4, section 4.8.
  */
 #include "vmmd/vmm/devices.h"
 
@@ -12,13 +13,13 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#define PM_TIMER_HZ   3579545u
-#define STS_PWRBTN    0x0100u
-#define STS_SCI_MASK  0x0521u /* timer, global lock, power button, RTC */
-#define CNT_SCI_EN    0x0001u
-#define CNT_SLP_EN    0x2000u
+#define PM_TIMER_HZ    3579545u
+#define STS_PWRBTN     0x0100u
+#define STS_SCI_MASK   0x0521u /* timer, global lock, power button, RTC */
+#define CNT_SCI_EN     0x0001u
+#define CNT_SLP_EN     0x2000u
 #define CNT_SLP_TYP(v) ((v) >> 10 & 7u)
-#define RESET_ON      0x04u
+#define RESET_ON       0x04u
 
 struct acpi_pm {
     struct machine *machine;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * acpi: builds the tables in guest memory before the first instruction. Fixed hardware is already in ACPI mode (SMI_CMD 0);
- * the hardware behind it is acpi-pm.c. The DSDT is compiled from dsdt.dsl by iasl. Source: ACPI 6.4, chapter 5.
+ * acpi: builds the tables in guest memory before the first instruction. Fixed hardware is already
+ * in ACPI mode (SMI_CMD 0); the hardware behind it is acpi-pm.c. The DSDT is compiled from dsdt.dsl
+ * by iasl. Source: ACPI 6.4, chapter 5.
  */
 #include "vmmd/vmm/acpi.h"
 
@@ -12,7 +13,7 @@
 
 #include "gen/dsdt.hex" /* dsdt_aml_code[] */
 
-#define HEADER 36
+#define HEADER     36
 #define FADT_BYTES 244
 #define FACS_BYTES 64
 #define RSDP_BYTES 36
@@ -97,10 +98,10 @@ static int build_fadt(struct builder *b, uint64_t facs, uint64_t dsdt, uint64_t 
     put32(t, 56, ACPI_PM1_EVENT);
     put32(t, 64, ACPI_PM1_CONTROL);
     put32(t, 76, ACPI_PM_TIMER);
-    t[88] = 4, t[89] = 2, t[91] = 4;                         /* lengths of the three */
-    t[96] = 0xff, t[97] = 0x0f, t[98] = 0xff, t[99] = 0x0f;  /* C2, C3 latency beyond use */
-    t[108] = 0x32;                                           /* CMOS century */
-    t[109] = 1 | 4;                                          /* legacy devices, no VGA, no 8042 */
+    t[88] = 4, t[89] = 2, t[91] = 4;                        /* lengths of the three */
+    t[96] = 0xff, t[97] = 0x0f, t[98] = 0xff, t[99] = 0x0f; /* C2, C3 latency beyond use */
+    t[108] = 0x32;                                          /* CMOS century */
+    t[109] = 1 | 4;                                         /* legacy devices, no VGA, no 8042 */
     /* WBINVD, C1, no sleep button, no RTC wake in fixed hardware, 32-bit timer, reset register */
     put32(t, 112, 1u | 1u << 2 | 1u << 5 | 1u << 6 | 1u << 8 | 1u << 10);
     io_address(t, 116, 8, 1, ACPI_RESET_PORT);
@@ -138,9 +139,9 @@ static int build_madt(struct builder *b, unsigned vcpus, uint64_t *ret_gpa)
     }
     e[0] = 1, e[1] = 12, e[2] = 0xfe; /* an IOAPIC id beyond the CPUs' */
     put32(e, 4, 0xfec00000);
-    e = add_override(e + 12, 0, 2, 0);           /* ISA IRQ 0 is GSI 2 */
+    e = add_override(e + 12, 0, 2, 0);             /* ISA IRQ 0 is GSI 2 */
     e = add_override(e, ACPI_SCI, ACPI_SCI, 0x0d); /* level, active high */
-    e[0] = 4, e[1] = 6, e[2] = 0xff, e[5] = 1;   /* LINT1 is NMI on all CPUs */
+    e[0] = 4, e[1] = 6, e[2] = 0xff, e[5] = 1;     /* LINT1 is NMI on all CPUs */
     checksum(t, bytes, 9);
     return 0;
 }

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * boot: see boot.h. The kernel file is checked field by field: it comes out of an image. Files are read straight into
- * guest memory, so that no second copy stays in the process.
+ * boot: see boot.h. The kernel file is checked field by field: it comes out of an image. Files are
+ * read straight into guest memory, so that no second copy stays in the process.
  *
- * Guest memory below 1 MiB: 0x7000 boot_params, 0x8000 GDT, 0x9000 page tables (identity, 4 GiB), 0x20000 command line,
- * 0xe0000 ACPI tables.
+ * Guest memory below 1 MiB: 0x7000 boot_params, 0x8000 GDT, 0x9000 page tables (identity, 4 GiB),
+ * 0x20000 command line, 0xe0000 ACPI tables.
  */
 #include "vmmd/vmm/boot.h"
 
@@ -29,7 +29,7 @@
 #define HEADER_AT    0x1f1u
 #define ENTRY_64     0x200u
 #define PAGE         4096ull
-#define PTE_TABLE    3ull    /* present, writable */
+#define PTE_TABLE    3ull /* present, writable */
 #define PTE_2M       0x83ull
 
 static int fail(char *text, size_t size, int error, const char *what)
@@ -66,23 +66,25 @@ static int file_size(int fd, uint64_t *ret_bytes)
 }
 
 /* Reads the setup header; *ret_setup is where the 64-bit code begins in the file. */
-static int read_header(int fd, uint64_t bytes, struct setup_header *h, uint64_t *ret_setup, char *text,
-                       size_t size)
+static int read_header(int fd, uint64_t bytes, struct setup_header *h, uint64_t *ret_setup,
+                       char *text, size_t size)
 {
     if (bytes < HEADER_AT + sizeof(*h) || read_all(fd, h, sizeof(*h), HEADER_AT) < 0)
         return fail(text, size, -EINVAL, "kernel: the file is too short for a bzImage");
     if (h->header != 0x53726448 || h->boot_flag != 0xaa55)
         return fail(text, size, -EINVAL, "kernel: not a bzImage (no HdrS)");
-    if (h->version < PROTOCOL_MIN || !(h->xloadflags & XLF_KERNEL_64) || !(h->loadflags & LOADED_HIGH))
-        return fail(text, size, -EINVAL, "kernel: no 64-bit entry point (x86-64, Linux 3.8 or later is needed)");
+    if (h->version < PROTOCOL_MIN || !(h->xloadflags & XLF_KERNEL_64) ||
+        !(h->loadflags & LOADED_HIGH))
+        return fail(text, size, -EINVAL,
+                    "kernel: no 64-bit entry point (x86-64, Linux 3.8 or later is needed)");
     *ret_setup = ((uint64_t)(h->setup_sects ? h->setup_sects : 4) + 1) * 512;
     if (bytes <= *ret_setup || bytes - *ret_setup + 15 < (uint64_t)h->syssize * 16)
         return fail(text, size, -EINVAL, "kernel: the file is truncated");
     return 0;
 }
 
-static int load_kernel(struct memory *m, int fd, struct setup_header *h, uint64_t *ret_gpa, char *text,
-                       size_t size)
+static int load_kernel(struct memory *m, int fd, struct setup_header *h, uint64_t *ret_gpa,
+                       char *text, size_t size)
 {
     uint64_t bytes = 0, setup, at, needed;
     void *to;
@@ -106,8 +108,8 @@ static int load_kernel(struct memory *m, int fd, struct setup_header *h, uint64_
     return 0;
 }
 
-static int load_initrd(struct memory *m, int fd, struct boot_params *bp, uint64_t kernel_end, char *text,
-                       size_t size)
+static int load_initrd(struct memory *m, int fd, struct boot_params *bp, uint64_t kernel_end,
+                       char *text, size_t size)
 {
     uint64_t bytes = 0, top, at;
     int r = file_size(fd, &bytes);
@@ -143,12 +145,13 @@ static void fill_memory_map(const struct memory *m, struct boot_params *bp)
         add_region(bp, MEMORY_HOLE_END, MEMORY_HOLE_END + m->bytes - m->low_bytes, 1);
 }
 
-/* The TSC is the host's: given its rate, the kernel need not measure it against timers that jitter here. */
+/* The TSC is the host's: given its rate, the kernel need not measure it against timers that jitter
+ * here. */
 static int put_cmdline(struct memory *m, const struct boot_config *c, char *text, size_t size)
 {
     char line[BOOT_CMDLINE_MAX];
-    int n = snprintf(line, sizeof(line), "%s tsc=reliable tsc_early_khz=%llu no_timer_check", c->cmdline,
-                     (unsigned long long)c->tsc_khz);
+    int n = snprintf(line, sizeof(line), "%s tsc=reliable tsc_early_khz=%llu no_timer_check",
+                     c->cmdline, (unsigned long long)c->tsc_khz);
 
     if (n < 0 || (size_t)n >= sizeof(line))
         return fail(text, size, -EINVAL, "kernel command line: longer than 2 KiB");
@@ -157,7 +160,8 @@ static int put_cmdline(struct memory *m, const struct boot_config *c, char *text
 
 static int put_tables(struct memory *m)
 {
-    uint64_t gdt[4] = {0, 0, 0x00af9b000000ffffull, 0x00cf93000000ffffull}; /* 0x10 code, 0x18 data */
+    uint64_t gdt[4] = {0, 0, 0x00af9b000000ffffull,
+                       0x00cf93000000ffffull}; /* 0x10 code, 0x18 data */
     uint64_t *p = memory_at(m, TABLES_GPA, 6 * PAGE);
 
     if (!p || memory_write(m, GDT_GPA, gdt, sizeof(gdt)) < 0)
@@ -171,8 +175,8 @@ static int put_tables(struct memory *m)
     return 0;
 }
 
-int boot_linux(struct memory *m, const struct boot_config *c, struct engine_entry *ret_entry, char *text,
-               size_t size)
+int boot_linux(struct memory *m, const struct boot_config *c, struct engine_entry *ret_entry,
+               char *text, size_t size)
 {
     struct boot_params bp;
     uint64_t kernel;

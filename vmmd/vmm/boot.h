@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * boot: puts a Linux kernel, an initrd and a command line into guest memory by the 64-bit boot protocol
- * (Documentation/arch/x86/boot.rst).
+ * boot: puts a Linux kernel, an initrd and a command line into guest memory by the 64-bit boot
+ * protocol (Documentation/arch/x86/boot.rst).
  */
 #ifndef VMM_BOOT_H
 #define VMM_BOOT_H
@@ -22,8 +22,8 @@ struct boot_config {
     uint64_t rsdp; /* GPA */
 };
 
-/* Fills guest memory and says where the first instruction is. On failure (-EINVAL, -ENOMEM, -EIO) `text` says which file
- * and why. The fds stay the caller's. */
+/* Fills guest memory and says where the first instruction is. On failure (-EINVAL, -ENOMEM, -EIO)
+ * `text` says which file and why. The fds stay the caller's. */
 int boot_linux(struct memory *m, const struct boot_config *config, struct engine_entry *ret_entry,
                char *text, size_t text_size);
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * build: puts a machine together from what vmmd passed. The order matters: privileges go first, before any file is looked
- * at; all threads exist before the system call filter, which no thread may then extend; no guest instruction runs before
- * both.
+ * build: puts a machine together from what vmmd passed. The order matters: privileges go first,
+ * before any file is looked at; all threads exist before the system call filter, which no thread
+ * may then extend; no guest instruction runs before both.
  */
 #include "vmmd/vmm/worker.h"
 
@@ -134,12 +134,14 @@ static void thaw(void *opaque)
 
 static const struct ms_scanner_ops scanner_ops = {freeze, thaw};
 
-static int map_hashes(struct worker *w, int hashes_fd, struct ms_template *ret, char *text, size_t size)
+static int map_hashes(struct worker *w, int hashes_fd, struct ms_template *ret, char *text,
+                      size_t size)
 {
     struct cow_error error = {{0}};
     struct stat st;
-    int r = fstat(w->template_fd, &st) < 0 ? -errno
-                                           : cow_hashes_map(hashes_fd, (uint64_t)st.st_size, &w->hashes, &error);
+    int r = fstat(w->template_fd, &st) < 0
+                ? -errno
+                : cow_hashes_map(hashes_fd, (uint64_t)st.st_size, &w->hashes, &error);
 
     if (r < 0) {
         snprintf(text, size, "template hashes: %s", error.text[0] ? error.text : strerror(-r));
@@ -155,8 +157,8 @@ static int map_hashes(struct worker *w, int hashes_fd, struct ms_template *ret, 
     return 0;
 }
 
-static int create_scanner(struct worker *w, const struct proto_setup *setup, struct setup_fds *f, char *text,
-                          size_t size)
+static int create_scanner(struct worker *w, const struct proto_setup *setup, struct setup_fds *f,
+                          char *text, size_t size)
 {
     struct memory *memory = &w->machine.memory;
     struct ms_scanner_config config = {
@@ -222,8 +224,8 @@ static int lock_in(const struct proto_setup *setup, char *text, size_t size)
     return r;
 }
 
-static int assemble(struct worker *w, const struct proto_setup *setup, struct setup_fds *f, char *text,
-                    size_t size)
+static int assemble(struct worker *w, const struct proto_setup *setup, struct setup_fds *f,
+                    char *text, size_t size)
 {
     int r = lock_in(setup, text, size);
 

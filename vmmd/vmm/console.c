@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * console: see console.h. A short line that lacks its end is written out by a timer, so that the guest's thread need not
- * wake the main thread for every byte.
+ * console: see console.h. A short line that lacks its end is written out by a timer, so that the
+ * guest's thread need not wake the main thread for every byte.
  */
 #include "vmmd/vmm/console.h"
 
@@ -88,7 +88,8 @@ void console_output(struct console *c, const char *data, size_t bytes)
         console_wake(c);
 }
 
-/* ---- main thread ---------------------------------------------------------------------------------------- */
+/* ---- main thread
+ * ---------------------------------------------------------------------------------------- */
 
 /* Keeps the last CONSOLE_LOG_MAX bytes: what is older becomes a hole, a megabyte at a time. */
 static void bound_log(struct console *c, uint64_t before)
@@ -164,8 +165,9 @@ static bool write_out(struct console *c)
         return false;
     write_log(c, data, bytes);
     for (unsigned i = 0; i < CONSOLE_MAX_CLIENTS; i++)
-        if (c->clients[i] >= 0 && send(c->clients[i], data, bytes, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 &&
-            errno != EAGAIN && errno != EINTR) {
+        if (c->clients[i] >= 0 &&
+            send(c->clients[i], data, bytes, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 && errno != EAGAIN &&
+            errno != EINTR) {
             close(c->clients[i]);
             c->clients[i] = -1;
         }
@@ -190,7 +192,8 @@ unsigned console_pollfds(const struct console *c, struct pollfd fds[CONSOLE_POLL
 
     fds[n++] = (struct pollfd){.fd = c->wake_fd, .events = POLLIN};
     fds[n++] = (struct pollfd){.fd = c->timer_fd, .events = POLLIN};
-    for (unsigned i = 0; i < CONSOLE_MAX_CLIENTS; i++) /* a full input buffer lets typing wait in the socket */
+    for (unsigned i = 0; i < CONSOLE_MAX_CLIENTS;
+         i++) /* a full input buffer lets typing wait in the socket */
         fds[n++] = (struct pollfd){.fd = c->clients[i],
                                    .events = c->input_bytes < CONSOLE_INPUT ? POLLIN : 0};
     return n;
@@ -198,7 +201,8 @@ unsigned console_pollfds(const struct console *c, struct pollfd fds[CONSOLE_POLL
 
 static void read_client(struct console *c, unsigned i)
 {
-    ssize_t n = recv(c->clients[i], c->input + c->input_bytes, CONSOLE_INPUT - c->input_bytes, MSG_DONTWAIT);
+    ssize_t n = recv(c->clients[i], c->input + c->input_bytes, CONSOLE_INPUT - c->input_bytes,
+                     MSG_DONTWAIT);
 
     if (n > 0) {
         c->input_bytes += (size_t)n;

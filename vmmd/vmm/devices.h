@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * devices: how worker.c creates each device. Every function adds the device to the machine, which frees it. They return
- * 0 or -errno; a returned handle is the machine's and lives as long as it.
+ * devices: how worker.c creates each device. Every function adds the device to the machine, which
+ * frees it. They return 0 or -errno; a returned handle is the machine's and lives as long as it.
  */
 #ifndef VMM_DEVICES_H
 #define VMM_DEVICES_H
@@ -30,7 +30,8 @@ int i8042_add(struct machine *m); /* only what a reset needs */
 int acpi_pm_add(struct machine *m, struct acpi_pm **ret_pm);
 void acpi_pm_power_button(struct acpi_pm *pm); /* machine lock held */
 
-/* A disk; it becomes the device's, which closes it at the end. `serial` is what the guest sees as its serial number. */
+/* A disk; it becomes the device's, which closes it at the end. `serial` is what the guest sees as
+ * its serial number. */
 int virtio_blk_add(struct machine *m, struct cow_disk *disk, const char *serial);
 int virtio_rng_add(struct machine *m);
 

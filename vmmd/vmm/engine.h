@@ -2,18 +2,18 @@
 /*
  * engine: what runs guest code. A table of functions; everything above it is shared by all engines.
  *
- * Two shapes have to fit. Software (libunicorn): its own interrupt controllers and timers in user space,
- * one vCPU, guest code leaves to the host for every port and MMIO access. KVM: in-kernel irqchip, MSI by
- * irqfd or ioctl, queue kicks by ioeventfd, SMP, a dirty log. An optional function that an engine lacks is
- * NULL and its caller has another way.
+ * Two shapes have to fit. Software (libunicorn): its own interrupt controllers and timers in user
+ * space, one vCPU, guest code leaves to the host for every port and MMIO access. KVM: in-kernel
+ * irqchip, MSI by irqfd or ioctl, queue kicks by ioeventfd, SMP, a dirty log. An optional function
+ * that an engine lacks is NULL and its caller has another way.
  *
- * Threads: create, destroy, map_ram and vcpu_create by the thread that sets the machine up. vcpu_run by the
- * vCPU's own thread. vcpu_kick, irq_line, msi, ram_written by any thread; irq_line and msi with the
- * machine lock held (machine.h), never from a signal handler. vcpu_get_state, vcpu_set_state, get_irqchip,
- * set_irqchip and clock_shift while no vCPU runs (gate.h).
+ * Threads: create, destroy, map_ram and vcpu_create by the thread that sets the machine up.
+ * vcpu_run by the vCPU's own thread. vcpu_kick, irq_line, msi, ram_written by any thread; irq_line
+ * and msi with the machine lock held (machine.h), never from a signal handler. vcpu_get_state,
+ * vcpu_set_state, get_irqchip, set_irqchip and clock_shift while no vCPU runs (gate.h).
  *
- * Addresses are GPA (guest physical) and HVA (host virtual), in bytes. Times are ns of CLOCK_MONOTONIC.
- * Functions return 0 or -errno.
+ * Addresses are GPA (guest physical) and HVA (host virtual), in bytes. Times are ns of
+ * CLOCK_MONOTONIC. Functions return 0 or -errno.
  */
 #ifndef VMM_ENGINE_H
 #define VMM_ENGINE_H
@@ -55,8 +55,8 @@ struct engine_host {
 struct engine_config {
     struct engine_host host;
     uint32_t vcpus;
-    int kvm_fd;            /* /dev/kvm for the KVM engine, else -1 */
-    uint32_t buffer_mib;   /* software: translation buffer in MiB; 0: default */
+    int kvm_fd;          /* /dev/kvm for the KVM engine, else -1 */
+    uint32_t buffer_mib; /* software: translation buffer in MiB; 0: default */
 };
 
 /* Where guest code begins: 64-bit mode with paging on, as the Linux 64-bit boot protocol wants it
@@ -73,11 +73,12 @@ struct engine_ops {
     int (*create)(const struct engine_config *config, struct engine **ret_engine);
     void (*destroy)(struct engine *engine);
 
-    /* Makes [gpa, gpa+bytes) RAM at hva. The mapping at hva may be replaced page by page under a running
-     * guest as long as the content is the same and nobody writes during the change. */
+    /* Makes [gpa, gpa+bytes) RAM at hva. The mapping at hva may be replaced page by page under a
+     * running guest as long as the content is the same and nobody writes during the change. */
     int (*map_ram)(struct engine *engine, uint64_t gpa, uint64_t bytes, void *hva);
     int (*unmap_ram)(struct engine *engine, uint64_t gpa, uint64_t bytes);
-    /* A device wrote guest RAM: forget what was translated from it. NULL where hardware sees to it. */
+    /* A device wrote guest RAM: forget what was translated from it. NULL where hardware sees to it.
+     */
     void (*ram_written)(struct engine *engine, uint64_t gpa, uint64_t bytes);
 
     int (*vcpu_create)(struct engine *engine, unsigned index, struct vcpu **ret_vcpu);

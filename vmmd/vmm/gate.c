@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * gate: a counting barrier for vCPU threads. See gate.h. A closer raises `closed` first and kicks then, so
- * that a vCPU which enters in between sees it; a vCPU inside looks only after a kick.
+ * gate: a counting barrier for vCPU threads. See gate.h. A closer raises `closed` first and kicks
+ * then, so that a vCPU which enters in between sees it; a vCPU inside looks only after a kick.
  */
 #include "vmmd/vmm/gate.h"
 

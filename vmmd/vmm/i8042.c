@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * i8042: the keyboard controller's one remaining use: pulling the reset line. There is no keyboard; the status port reads
- * as ready, because a kernel that polls it would otherwise wait.
+ * i8042: the keyboard controller's one remaining use: pulling the reset line. There is no keyboard;
+ * the status port reads as ready, because a kernel that polls it would otherwise wait.
  */
 #include "vmmd/vmm/devices.h"
 

@@ -26,7 +26,8 @@ static const struct iobus_range *find(const struct iobus *bus, uint16_t port, un
 {
     for (unsigned i = 0; i < bus->n; i++) {
         const struct iobus_range *r = &bus->ranges[i];
-        if ((!r->size || r->size == size) && port >= r->port && port + size <= (unsigned)r->port + r->count)
+        if ((!r->size || r->size == size) && port >= r->port &&
+            port + size <= (unsigned)r->port + r->count)
             return r;
     }
     return NULL;

@@ -12,7 +12,8 @@
 #include <string.h>
 #include <time.h>
 
-/* ---- what the engine asks --------------------------------------------------------------------------- */
+/* ---- what the engine asks
+ * --------------------------------------------------------------------------- */
 
 static uint64_t host_pio_read(void *opaque, uint16_t port, unsigned size)
 {
@@ -76,7 +77,8 @@ static bool host_resume(void *opaque, unsigned vcpu)
     return gate_enter(&((struct machine *)opaque)->gate);
 }
 
-/* ---- life --------------------------------------------------------------------------------------------- */
+/* ---- life
+ * --------------------------------------------------------------------------------------------- */
 
 static int map_ram(struct machine *m)
 {
@@ -115,13 +117,15 @@ static int create_engine(struct machine *m, const struct machine_config *config)
     return r;
 }
 
-int machine_init(struct machine *m, const struct machine_config *config, char *text, size_t text_size)
+int machine_init(struct machine *m, const struct machine_config *config, char *text,
+                 size_t text_size)
 {
     int r;
 
     memset(m, 0, sizeof(*m));
     if (config->vcpus == 0 || config->vcpus > ENGINE_MAX_VCPUS) {
-        snprintf(text, text_size, "%u vCPUs: 1 to %u are possible", config->vcpus, ENGINE_MAX_VCPUS);
+        snprintf(text, text_size, "%u vCPUs: 1 to %u are possible", config->vcpus,
+                 ENGINE_MAX_VCPUS);
         return -EINVAL;
     }
     pthread_mutex_init(&m->lock, NULL);
@@ -179,9 +183,7 @@ static void *vcpu_thread(void *opaque)
     switch (m->ops->vcpu_run(v->vcpu)) {
     case ENGINE_EXIT_STOPPED: break;
     case ENGINE_EXIT_RESET: machine_finish(m, MACHINE_RESET, "triple fault"); break;
-    case ENGINE_EXIT_FAILED:
-        machine_finish(m, MACHINE_FAILED, m->ops->error(m->engine));
-        break;
+    case ENGINE_EXIT_FAILED: machine_finish(m, MACHINE_FAILED, m->ops->error(m->engine)); break;
     }
     return NULL;
 }
@@ -291,7 +293,8 @@ void machine_device_failed(struct machine *m, const char *device, const char *re
         m->events.device_failed(m->events.opaque, text);
 }
 
-/* ---- state -------------------------------------------------------------------------------------------- */
+/* ---- state
+ * -------------------------------------------------------------------------------------------- */
 
 int machine_save(struct machine *m, struct state *s)
 {

@@ -2,10 +2,10 @@
 /*
  * machine: the virtual machine of one guest process: RAM, engine, buses, devices, vCPU threads.
  *
- * Threads: one per vCPU, one per disk, the page scanner, and the main thread (worker.c), which builds and ends the
- * machine. `lock` guards all device state and the buses; a device's functions are called with it held unless said
- * otherwise. Lock order: memory_dma_begin() before machine.lock before the engine's own lock; gate_close() with none
- * of them held.
+ * Threads: one per vCPU, one per disk, the page scanner, and the main thread (worker.c), which
+ * builds and ends the machine. `lock` guards all device state and the buses; a device's functions
+ * are called with it held unless said otherwise. Lock order: memory_dma_begin() before machine.lock
+ * before the engine's own lock; gate_close() with none of them held.
  */
 #ifndef VMM_MACHINE_H
 #define VMM_MACHINE_H
@@ -48,12 +48,13 @@ enum machine_end {
     MACHINE_QUIT, /* we ended it */
 };
 
-/* What the machine tells its owner; from any thread, the machine lock may be held: note it and return. */
+/* What the machine tells its owner; from any thread, the machine lock may be held: note it and
+ * return. */
 struct machine_events {
     void *opaque;
-    void (*ended)(void *opaque);                             /* see machine.end, machine.end_text */
-    void (*device_failed)(void *opaque, const char *text);   /* one line: device and reason */
-    void (*idle)(void *opaque);                              /* all vCPUs halt now */
+    void (*ended)(void *opaque);                           /* see machine.end, machine.end_text */
+    void (*device_failed)(void *opaque, const char *text); /* one line: device and reason */
+    void (*idle)(void *opaque);                            /* all vCPUs halt now */
 };
 
 struct machine_vcpu {
@@ -92,7 +93,8 @@ struct machine_config {
 };
 
 /* Creates RAM, engine, vCPUs and the buses; no device yet. On failure `text` says why. */
-int machine_init(struct machine *m, const struct machine_config *config, char *text, size_t text_size);
+int machine_init(struct machine *m, const struct machine_config *config, char *text,
+                 size_t text_size);
 
 /* The device belongs to the machine now. -ENOSPC. */
 int machine_add_device(struct machine *m, const struct device_ops *ops, void *self);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * vmmd-guest: one virtual machine. Started by vmmd with a listening socket as fd 3 and nothing else; people do not start it.
+ * vmmd-guest: one virtual machine. Started by vmmd with a listening socket as fd 3 and nothing
+ * else; people do not start it.
  */
 #include "vmmd/vmm/worker.h"
 
@@ -50,7 +51,8 @@ int main(int argc, char **argv)
         return 2;
     }
     signal(SIGPIPE, SIG_IGN);
-    mallopt(M_ARENA_MAX, 1); /* less memory; and arenas of threads open a file to shrink, which the sandbox forbids */
+    mallopt(M_ARENA_MAX, 1); /* less memory; and arenas of threads open a file to shrink, which the
+                                sandbox forbids */
     w = calloc(1, sizeof(*w));
     if (!w)
         return 1;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * memory: guest RAM. Every address that comes from a guest is checked here, against wrap-around and against
- * the hole, before it becomes a pointer.
+ * memory: guest RAM. Every address that comes from a guest is checked here, against wrap-around and
+ * against the hole, before it becomes a pointer.
  */
 #include "vmmd/vmm/memory.h"
 

@@ -2,13 +2,14 @@
 /*
  * memory: guest RAM, and the only way to reach it.
  *
- * RAM is one private anonymous mapping of the host (so that pages of it can be replaced by merged ones),
- * seen by the guest as [0, low) and, beyond 3 GiB, from 4 GiB on: the hole below 4 GiB is for PCI. "page N"
- * counts in host order (memshare.h).
+ * RAM is one private anonymous mapping of the host (so that pages of it can be replaced by merged
+ * ones), seen by the guest as [0, low) and, beyond 3 GiB, from 4 GiB on: the hole below 4 GiB is
+ * for PCI. "page N" counts in host order (memshare.h).
  *
  * Devices write guest RAM only through memory_write() or an iovec from memory_iov() bracketed by
- * memory_dma_begin() and memory_dma_end(): between those no page is remapped under the device, and the engine
- * learns afterwards what was written. A vCPU thread is held off by the gate and needs no bracket.
+ * memory_dma_begin() and memory_dma_end(): between those no page is remapped under the device, and
+ * the engine learns afterwards what was written. A vCPU thread is held off by the gate and needs no
+ * bracket.
  */
 #ifndef VMM_MEMORY_H
 #define VMM_MEMORY_H
@@ -39,8 +40,8 @@ struct memory {
 int memory_init(struct memory *m, uint64_t bytes); /* -EINVAL, -ENOMEM */
 void memory_free(struct memory *m);
 
-/* HVA of [gpa, gpa+bytes) if all of it is RAM in one piece, else NULL. For reading, or for writing with
- * memory_written() afterwards. */
+/* HVA of [gpa, gpa+bytes) if all of it is RAM in one piece, else NULL. For reading, or for writing
+ * with memory_written() afterwards. */
 void *memory_at(const struct memory *m, uint64_t gpa, uint64_t bytes);
 
 int memory_read(const struct memory *m, uint64_t gpa, void *data, size_t bytes);  /* -EFAULT */
@@ -53,8 +54,8 @@ uint64_t memory_page(const struct memory *m, uint64_t gpa);
 void memory_dma_begin(struct memory *m);
 void memory_dma_end(struct memory *m);
 
-/* The guest gave [gpa, gpa+bytes) away: it reads as zero until written. Whole pages inside the range only.
- * -EFAULT when it is not RAM. Caller: a vCPU thread, or inside a dma bracket. */
+/* The guest gave [gpa, gpa+bytes) away: it reads as zero until written. Whole pages inside the
+ * range only. -EFAULT when it is not RAM. Caller: a vCPU thread, or inside a dma bracket. */
 int memory_discard(struct memory *m, uint64_t gpa, uint64_t bytes);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * pci: configuration space, BAR decoding and MSI-X. Every offset a guest gives is bounded here before it indexes
- * anything.
+ * pci: configuration space, BAR decoding and MSI-X. Every offset a guest gives is bounded here
+ * before it indexes anything.
  */
 #include "vmmd/vmm/pci.h"
 
@@ -53,7 +53,8 @@ static uint32_t get32(const struct pci_device *d, unsigned at)
     return v;
 }
 
-/* ---- interrupts ----------------------------------------------------------------------------------------- */
+/* ---- interrupts
+ * ----------------------------------------------------------------------------------------- */
 
 bool pci_msix_enabled(const struct pci_device *dev)
 {
@@ -87,8 +88,7 @@ static void fire_unmasked(struct pci_device *dev)
 
 static void update_intx(struct pci_device *dev)
 {
-    bool level =
-        dev->intx && !pci_msix_enabled(dev) && !(get16(dev, COMMAND) & COMMAND_NO_INTX);
+    bool level = dev->intx && !pci_msix_enabled(dev) && !(get16(dev, COMMAND) & COMMAND_NO_INTX);
 
     machine_irq(dev->machine, PCI_FIRST_GSI + dev->slot % PCI_GSIS, level);
 }
@@ -107,7 +107,8 @@ void pci_reset(struct pci_device *dev)
     pci_intx(dev, false);
 }
 
-/* ---- the MSI-X table, in BAR 1 ---------------------------------------------------------------------------- */
+/* ---- the MSI-X table, in BAR 1
+ * ---------------------------------------------------------------------------- */
 
 static uint32_t msix_read32(const struct pci_device *dev, uint64_t offset)
 {
@@ -153,7 +154,8 @@ static void msix_write(struct pci_device *dev, uint64_t offset, unsigned size, u
 
 static const struct pci_bar_ops msix_bar = {msix_read, msix_write};
 
-/* ---- configuration space ------------------------------------------------------------------------------------ */
+/* ---- configuration space
+ * ------------------------------------------------------------------------------------ */
 
 static struct pci_device *selected(struct pci_bus *bus)
 {
@@ -208,7 +210,9 @@ static void address_write(void *opaque, uint16_t port, unsigned size, uint32_t v
         ((struct pci_bus *)opaque)->address = value;
 }
 
-/* ---- setting up ----------------------------------------------------------------------------------------------- */
+/* ---- setting up
+ * -----------------------------------------------------------------------------------------------
+ */
 
 static void set_identity(struct pci_device *dev, const struct pci_id *id)
 {
@@ -236,7 +240,8 @@ int pci_bus_init(struct pci_bus *bus, struct machine *m)
     return r < 0 ? r : iobus_claim(&m->ports, &data);
 }
 
-static void set_bar(struct pci_bus *bus, struct pci_device *dev, unsigned i, const struct pci_bar *bar)
+static void set_bar(struct pci_bus *bus, struct pci_device *dev, unsigned i,
+                    const struct pci_bar *bar)
 {
     uint32_t base = (bus->next_bar + bar->size - 1) & ~(bar->size - 1), mask = ~(bar->size - 1);
 
@@ -250,7 +255,7 @@ static void set_command(struct pci_device *dev)
 {
     put16(dev, COMMAND, COMMAND_MEMORY);
     put16(dev, STATUS, STATUS_CAPS);
-    dev->writable[COMMAND] = 0x46; /* memory, bus master, parity */
+    dev->writable[COMMAND] = 0x46;     /* memory, bus master, parity */
     dev->writable[COMMAND + 1] = 0x05; /* SERR, INTx disable */
     dev->writable[0x0c] = dev->writable[0x0d] = 0xff;
     dev->writable[IRQ_LINE] = 0xff;
@@ -310,7 +315,9 @@ uint8_t pci_add_capability(struct pci_device *dev, uint8_t id, const void *body,
     return (uint8_t)at;
 }
 
-/* ---- memory space ------------------------------------------------------------------------------------------------ */
+/* ---- memory space
+ * ------------------------------------------------------------------------------------------------
+ */
 
 static struct pci_device *decode(struct pci_bus *bus, uint64_t gpa, unsigned size,
                                  const struct pci_bar **ret_bar, uint64_t *ret_offset)
@@ -350,7 +357,9 @@ void pci_mmio_write(struct pci_bus *bus, uint64_t gpa, unsigned size, uint64_t v
         bar->ops->write(dev, offset, size, value);
 }
 
-/* ---- state --------------------------------------------------------------------------------------------------------- */
+/* ---- state
+ * ---------------------------------------------------------------------------------------------------------
+ */
 
 void pci_bus_save(struct pci_bus *bus, struct state *s)
 {
@@ -381,7 +390,8 @@ void pci_load(struct pci_device *dev, struct state *s)
 
     state_get_field(s, config);
     for (unsigned i = 0; i < sizeof(config); i++)
-        dev->config[i] = (uint8_t)((dev->config[i] & ~dev->writable[i]) | (config[i] & dev->writable[i]));
+        dev->config[i] =
+            (uint8_t)((dev->config[i] & ~dev->writable[i]) | (config[i] & dev->writable[i]));
     state_get_field(s, dev->msix);
     state_get_field(s, dev->pending);
     state_get_field(s, dev->intx);

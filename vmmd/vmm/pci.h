@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * pci: one bus, configuration mechanism #1 (ports 0xcf8, 0xcfc), memory BARs below 4 GiB, MSI-X, INTx.
+ * pci: one bus, configuration mechanism #1 (ports 0xcf8, 0xcfc), memory BARs below 4 GiB, MSI-X,
+ * INTx.
  *
- * BARs are assigned before the guest starts, as firmware would, and may be moved by the guest. Functions are called
- * with the machine lock held. Source: PCI Local Bus Specification 3.0.
+ * BARs are assigned before the guest starts, as firmware would, and may be moved by the guest.
+ * Functions are called with the machine lock held. Source: PCI Local Bus Specification 3.0.
  */
 #ifndef VMM_PCI_H
 #define VMM_PCI_H
@@ -45,11 +46,11 @@ struct pci_device {
     uint8_t config[256];
     uint8_t writable[256]; /* bits of config that the guest may write */
     struct pci_bar bars[2];
-    uint8_t msix_at;      /* offset of the MSI-X capability, 0: none */
+    uint8_t msix_at; /* offset of the MSI-X capability, 0: none */
     unsigned n_vectors;
     struct pci_msix_entry msix[PCI_MAX_VECTORS];
-    uint32_t pending;     /* MSI-X pending bits */
-    bool intx;            /* the device asserts its line */
+    uint32_t pending; /* MSI-X pending bits */
+    bool intx;        /* the device asserts its line */
 };
 
 struct pci_bus {
@@ -70,11 +71,13 @@ int pci_bus_init(struct pci_bus *bus, struct machine *m);
 void pci_bus_save(struct pci_bus *bus, struct state *s);
 void pci_bus_load(struct pci_bus *bus, struct state *s);
 
-/* Puts a device into the next free slot; bar 0 is the device's, bar 1 holds the MSI-X table. -ENOSPC. */
+/* Puts a device into the next free slot; bar 0 is the device's, bar 1 holds the MSI-X table.
+ * -ENOSPC. */
 int pci_add(struct pci_bus *bus, struct pci_device *dev, const struct pci_id *id,
             const struct pci_bar *bar0, unsigned n_vectors);
 
-/* Appends a capability of `length` bytes (id and next pointer are set here); its offset, or 0 when full. */
+/* Appends a capability of `length` bytes (id and next pointer are set here); its offset, or 0 when
+ * full. */
 uint8_t pci_add_capability(struct pci_device *dev, uint8_t id, const void *body, uint8_t length);
 
 bool pci_msix_enabled(const struct pci_device *dev);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * rtc: the CMOS clock at 0x70 and 0x71. Reads as the host's UTC in BCD; no alarm, no writing: a guest that sets its clock
- * keeps it in its own time offset. Source: Motorola MC146818A.
+ * rtc: the CMOS clock at 0x70 and 0x71. Reads as the host's UTC in BCD; no alarm, no writing: a
+ * guest that sets its clock keeps it in its own time offset. Source: Motorola MC146818A.
  */
 #include "vmmd/vmm/devices.h"
 
@@ -12,10 +12,10 @@
 #include <stdlib.h>
 #include <time.h>
 
-#define PORT       0x70
-#define STATUS_A   0x26 /* 32 kHz divider; never updating */
-#define STATUS_B   0x02 /* 24 hours, BCD */
-#define STATUS_D   0x80 /* battery good */
+#define PORT     0x70
+#define STATUS_A 0x26 /* 32 kHz divider; never updating */
+#define STATUS_B 0x02 /* 24 hours, BCD */
+#define STATUS_D 0x80 /* battery good */
 
 struct rtc {
     uint8_t index;

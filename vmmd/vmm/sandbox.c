@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * sandbox: vCPU threads run a stranger's code; assume that it gets out of the engine. What it finds then: no file can be
- * opened, no program started, no socket made, no new executable memory; only the fds that vmmd passed.
+ * sandbox: vCPU threads run a stranger's code; assume that it gets out of the engine. What it finds
+ * then: no file can be opened, no program started, no socket made, no new executable memory; only
+ * the fds that vmmd passed.
  */
 #include "vmmd/vmm/sandbox.h"
 
@@ -19,14 +20,16 @@ int sandbox_drop_privileges(uint32_t uid, uint32_t gid)
 {
     const struct rlimit none = {0, 0};
 
-    if (uid != 0 && (setgroups(0, NULL) < 0 || setresgid(gid, gid, gid) < 0 || setresuid(uid, uid, uid) < 0))
+    if (uid != 0 &&
+        (setgroups(0, NULL) < 0 || setresgid(gid, gid, gid) < 0 || setresuid(uid, uid, uid) < 0))
         return -errno;
     capng_clear(CAPNG_SELECT_BOTH);
     if (capng_apply(CAPNG_SELECT_CAPS) < 0 && geteuid() == 0)
         return -EPERM;
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || setrlimit(RLIMIT_CORE, &none) < 0)
         return -errno;
-    prctl(PR_SET_DUMPABLE, 1, 0, 0, 0); /* /proc/PID/smaps stays readable for the owner; cores are off */
+    prctl(PR_SET_DUMPABLE, 1, 0, 0,
+          0); /* /proc/PID/smaps stays readable for the owner; cores are off */
     return 0;
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * sandbox: what a guest process may still do once it has its fds. Called before any guest code runs; applies to all
- * threads, present and future.
+ * sandbox: what a guest process may still do once it has its fds. Called before any guest code
+ * runs; applies to all threads, present and future.
  */
 #ifndef VMM_SANDBOX_H
 #define VMM_SANDBOX_H

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * serial: a 16550A at 0x3f8. Output is instant: the transmitter is always empty. Its FIFO of received bytes is larger than
- * the chip's 16, so that pasted text is not lost. Source: PC16550D data sheet.
+ * serial: a 16550A at 0x3f8. Output is instant: the transmitter is always empty. Its FIFO of
+ * received bytes is larger than the chip's 16, so that pasted text is not lost. Source: PC16550D
+ * data sheet.
  */
 #include "vmmd/vmm/devices.h"
 
@@ -43,7 +44,8 @@ struct serial {
 
 static void update(struct serial *s)
 {
-    bool level = ((s->ier & IER_RX) && s->rx_head != s->rx_tail) || ((s->ier & IER_THRE) && s->thre);
+    bool level =
+        ((s->ier & IER_RX) && s->rx_head != s->rx_tail) || ((s->ier & IER_THRE) && s->thre);
 
     if (level != s->irq) {
         s->irq = level;

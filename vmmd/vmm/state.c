@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * state: sections of plain fields. Reading never goes beyond the open section, so a damaged or hostile
- * state can at worst load zeroes with the error set.
+ * state: sections of plain fields. Reading never goes beyond the open section, so a damaged or
+ * hostile state can at worst load zeroes with the error set.
  */
 #include "vmmd/vmm/state.h"
 

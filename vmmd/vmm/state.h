@@ -2,9 +2,10 @@
 /*
  * state: a growing byte buffer that devices save themselves into and load themselves from.
  *
- * Each device writes a section (name, version, length) of plain fields in a fixed order; a reader that asks
- * for more than a section holds, or for another section, sets the error and gets zeroes: callers check once,
- * at the end. Little-endian, same machine family on both sides. Not thread-safe.
+ * Each device writes a section (name, version, length) of plain fields in a fixed order; a reader
+ * that asks for more than a section holds, or for another section, sets the error and gets zeroes:
+ * callers check once, at the end. Little-endian, same machine family on both sides. Not
+ * thread-safe.
  */
 #ifndef VMM_STATE_H
 #define VMM_STATE_H

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * virtio-balloon: the guest gives memory back (virtio 1.2, section 5.5), when asked (inflate) and by itself (free page
- * reporting). Pages given away become untouched memory that reads as zero, whatever was merged there (memory_discard).
- * Deflating needs nothing from us: a page that the guest takes back is there when it is touched.
+ * virtio-balloon: the guest gives memory back (virtio 1.2, section 5.5), when asked (inflate) and
+ * by itself (free page reporting). Pages given away become untouched memory that reads as zero,
+ * whatever was merged there (memory_discard). Deflating needs nothing from us: a page that the
+ * guest takes back is there when it is touched.
  */
 #include "vmmd/vmm/devices.h"
 
@@ -51,7 +52,8 @@ static void discard_pages(struct virtio_balloon *b, const uint32_t *pfns, size_t
             else
                 break;
         }
-        memory_discard(m, first << PFN_SHIFT, (last - first + 1) << PFN_SHIFT); /* outside of RAM: ignored */
+        memory_discard(m, first << PFN_SHIFT,
+                       (last - first + 1) << PFN_SHIFT); /* outside of RAM: ignored */
         i = j;
     }
 }
@@ -76,7 +78,8 @@ static void serve_deflate(struct virtio_balloon *b)
         virtq_push(&b->v.queues[Q_DEFLATE], &b->chain, 0);
 }
 
-/* The buffers themselves are the free pages; the guest waits for them to come back before it reuses any. */
+/* The buffers themselves are the free pages; the guest waits for them to come back before it reuses
+ * any. */
 static void serve_reporting(struct virtio_balloon *b)
 {
     while (virtio_pop(&b->v, Q_REPORTING, &b->chain) > 0) {

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * virtio-blk: a disk (virtio 1.2, section 5.2) over a cow_disk. One thread serves the queue, so that a slow disk never
- * holds a vCPU. It takes the machine lock only to pop and push; while it reads into guest RAM it holds a dma bracket, so
- * that no page is merged under it. Blocks read unchanged from the template are reported to the page scanner.
+ * virtio-blk: a disk (virtio 1.2, section 5.2) over a cow_disk. One thread serves the queue, so
+ * that a slow disk never holds a vCPU. It takes the machine lock only to pop and push; while it
+ * reads into guest RAM it holds a dma bracket, so that no page is merged under it. Blocks read
+ * unchanged from the template are reported to the page scanner.
  *
- * A request that fails gets VIRTIO_BLK_S_IOERR, a full disk too: the guest's file system deals with it.
+ * A request that fails gets VIRTIO_BLK_S_IOERR, a full disk too: the guest's file system deals with
+ * it.
  */
 #include "vmmd/vmm/devices.h"
 
@@ -19,17 +21,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SECTOR          512u
-#define PAGE            4096u
-#define SERIAL_BYTES    20
-#define MAX_RANGE       (1u << 22) /* sectors in one discard or write-zeroes segment: 2 GiB */
-#define MAX_SEGMENTS    16u
+#define SECTOR       512u
+#define PAGE         4096u
+#define SERIAL_BYTES 20
+#define MAX_RANGE    (1u << 22) /* sectors in one discard or write-zeroes segment: 2 GiB */
+#define MAX_SEGMENTS 16u
 
-#define F_SEG_MAX       (1ull << 2)
-#define F_BLK_SIZE      (1ull << 6)
-#define F_FLUSH         (1ull << 9)
-#define F_DISCARD       (1ull << 13)
-#define F_WRITE_ZEROES  (1ull << 14)
+#define F_SEG_MAX      (1ull << 2)
+#define F_BLK_SIZE     (1ull << 6)
+#define F_FLUSH        (1ull << 9)
+#define F_DISCARD      (1ull << 13)
+#define F_WRITE_ZEROES (1ull << 14)
 
 enum { T_IN = 0, T_OUT = 1, T_FLUSH = 4, T_GET_ID = 8, T_DISCARD = 11, T_WRITE_ZEROES = 13 };
 enum { S_OK = 0, S_IOERR = 1, S_UNSUPP = 2 };
@@ -77,9 +79,11 @@ static struct virtio_blk *of_virtio(struct virtio *v)
     return (struct virtio_blk *)((char *)v - offsetof(struct virtio_blk, v));
 }
 
-/* ---- requests, on the disk's thread, inside a dma bracket, without the machine lock ------------------------- */
+/* ---- requests, on the disk's thread, inside a dma bracket, without the machine lock
+ * ------------------------- */
 
-/* Data buffers: the readable part behind the request header, or the writable part before the status byte. */
+/* Data buffers: the readable part behind the request header, or the writable part before the status
+ * byte. */
 static int data_iov(struct virtio_blk *b, bool in)
 {
     const struct virtq_chain *c = &b->chain;
@@ -179,7 +183,8 @@ static uint8_t do_ranges(struct virtio_blk *b, bool discard)
             return S_IOERR;
         if (discard && ranges[i].flags) /* unmap is for write-zeroes only */
             return S_UNSUPP;
-        if ((discard ? cow_discard(b->disk, offset, len) : cow_write_zeroes(b->disk, offset, len)) < 0)
+        if ((discard ? cow_discard(b->disk, offset, len) : cow_write_zeroes(b->disk, offset, len)) <
+            0)
             return S_IOERR;
     }
     return S_OK;
@@ -220,7 +225,9 @@ static uint64_t serve_request(struct virtio_blk *b)
     return written + 1;
 }
 
-/* ---- the thread -------------------------------------------------------------------------------------------------- */
+/* ---- the thread
+ * --------------------------------------------------------------------------------------------------
+ */
 
 /* One request, or false when the queue is empty and the guest will kick again. */
 static bool serve_one(struct virtio_blk *b)
@@ -291,7 +298,9 @@ static void wait_idle(struct virtio *v)
         pthread_cond_wait(&b->idle, &v->machine->lock);
 }
 
-/* ---- device ----------------------------------------------------------------------------------------------------------- */
+/* ---- device
+ * -----------------------------------------------------------------------------------------------------------
+ */
 
 static const struct virtio_ops blk_virtio = {
     .name = "virtio-blk",

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * virtio-console: ports (virtio 1.2, section 5.3, with MULTIPORT): 0 a console, there only when the kernel command line
- * asks for hvc0 (a guest would otherwise put a second login on it), 1 the guest agent's, whose host side is closed.
+ * virtio-console: ports (virtio 1.2, section 5.3, with MULTIPORT): 0 a console, there only when the
+ * kernel command line asks for hvc0 (a guest would otherwise put a second login on it), 1 the guest
+ * agent's, whose host side is closed.
  */
 #include "vmmd/vmm/devices.h"
 
@@ -14,14 +15,31 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define F_MULTIPORT (1ull << 1)
+#define F_MULTIPORT  (1ull << 1)
 #define PORT_CONSOLE 0u
 #define PORT_AGENT   1u
 #define N_PORTS      2u
 #define AGENT_NAME   "org.qemu.guest_agent.0"
 
-enum { Q_CONSOLE_IN, Q_CONSOLE_OUT, Q_CONTROL_IN, Q_CONTROL_OUT, Q_AGENT_IN, Q_AGENT_OUT, N_QUEUES };
-enum { DEVICE_READY, PORT_ADD, PORT_REMOVE, PORT_READY, CONSOLE_PORT, RESIZE, PORT_OPEN, PORT_NAME };
+enum {
+    Q_CONSOLE_IN,
+    Q_CONSOLE_OUT,
+    Q_CONTROL_IN,
+    Q_CONTROL_OUT,
+    Q_AGENT_IN,
+    Q_AGENT_OUT,
+    N_QUEUES
+};
+enum {
+    DEVICE_READY,
+    PORT_ADD,
+    PORT_REMOVE,
+    PORT_READY,
+    CONSOLE_PORT,
+    RESIZE,
+    PORT_OPEN,
+    PORT_NAME
+};
 
 struct console_config {
     uint16_t columns, rows;
@@ -55,7 +73,8 @@ static struct virtio_console *of_virtio(struct virtio *v)
     return (struct virtio_console *)((char *)v - offsetof(struct virtio_console, v));
 }
 
-/* ---- control queue ------------------------------------------------------------------------------------------ */
+/* ---- control queue
+ * ------------------------------------------------------------------------------------------ */
 
 static void send_pending(struct virtio_console *c)
 {
@@ -124,7 +143,9 @@ static void serve_control(struct virtio_console *c)
     send_pending(c);
 }
 
-/* ---- ports ---------------------------------------------------------------------------------------------------- */
+/* ---- ports
+ * ----------------------------------------------------------------------------------------------------
+ */
 
 static void serve_output(struct virtio_console *c, unsigned queue)
 {
@@ -133,7 +154,8 @@ static void serve_output(struct virtio_console *c, unsigned queue)
 
     while (virtio_pop(&c->v, queue, &c->chain) > 0) {
         uint64_t at = 0, n;
-        while (queue == Q_CONSOLE_OUT && (n = virtq_chain_read(&c->chain, at, data, sizeof(data))) > 0) {
+        while (queue == Q_CONSOLE_OUT &&
+               (n = virtq_chain_read(&c->chain, at, data, sizeof(data))) > 0) {
             console_output(c->console, data, n);
             at += n;
         }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * virtio-pci: the modern PCI transport (virtio 1.2, section 4.1). Layout of BAR 0 (16 KiB): common configuration at 0,
- * ISR at 0x1000, device configuration at 0x2000, notification at 0x3000 (4 bytes a queue).
+ * virtio-pci: the modern PCI transport (virtio 1.2, section 4.1). Layout of BAR 0 (16 KiB): common
+ * configuration at 0, ISR at 0x1000, device configuration at 0x2000, notification at 0x3000 (4
+ * bytes a queue).
  */
 #include "vmmd/vmm/virtio.h"
 
@@ -11,25 +12,25 @@
 #include <errno.h>
 #include <string.h>
 
-#define BAR_BYTES     0x4000u
-#define AT_ISR        0x1000u
-#define AT_CONFIG     0x2000u
-#define AT_NOTIFY     0x3000u
-#define NOTIFY_STEP   4u
-#define NO_VECTOR     0xffffu
-#define ISR_QUEUE     1u
-#define ISR_CONFIG    2u
+#define BAR_BYTES   0x4000u
+#define AT_ISR      0x1000u
+#define AT_CONFIG   0x2000u
+#define AT_NOTIFY   0x3000u
+#define NOTIFY_STEP 4u
+#define NO_VECTOR   0xffffu
+#define ISR_QUEUE   1u
+#define ISR_CONFIG  2u
 
 #define STATUS_DRIVER_OK   4u
 #define STATUS_FEATURES_OK 8u
 #define STATUS_NEEDS_RESET 0x40u
 
-#define VENDOR_VIRTIO   0x1af4
-#define CAP_VENDOR      9
-#define CFG_COMMON      1
-#define CFG_NOTIFY      2
-#define CFG_ISR         3
-#define CFG_DEVICE      4
+#define VENDOR_VIRTIO 0x1af4
+#define CAP_VENDOR    9
+#define CFG_COMMON    1
+#define CFG_NOTIFY    2
+#define CFG_ISR       3
+#define CFG_DEVICE    4
 
 static struct virtio *of_pci(struct pci_device *dev)
 {
@@ -51,7 +52,8 @@ bool virtio_has(const struct virtio *v, uint64_t feature)
     return v->features & feature;
 }
 
-/* ---- interrupts ------------------------------------------------------------------------------------------- */
+/* ---- interrupts
+ * ------------------------------------------------------------------------------------------- */
 
 static void interrupt(struct virtio *v, uint16_t vector, uint8_t cause)
 {
@@ -107,7 +109,8 @@ int virtio_pop(struct virtio *v, unsigned queue, struct virtq_chain *chain)
     return 0;
 }
 
-/* ---- common configuration ------------------------------------------------------------------------------------ */
+/* ---- common configuration
+ * ------------------------------------------------------------------------------------ */
 
 static struct virtq *selected(struct virtio *v)
 {
@@ -203,7 +206,8 @@ static void set_high(uint64_t *address, uint32_t value)
 
 static void write_queue(struct virtio *v, struct virtq *q, uint64_t offset, uint32_t value)
 {
-    if (offset == 26) { /* the vector may change at any time, the rest only before the queue is enabled */
+    if (offset ==
+        26) { /* the vector may change at any time, the rest only before the queue is enabled */
         q->vector = valid_vector(v, value);
         return;
     }
@@ -241,7 +245,9 @@ static void write_common(struct virtio *v, uint64_t offset, uint32_t value)
     }
 }
 
-/* ---- BAR 0 ----------------------------------------------------------------------------------------------------- */
+/* ---- BAR 0
+ * -----------------------------------------------------------------------------------------------------
+ */
 
 static uint64_t read_config(struct virtio *v, uint64_t offset, unsigned size)
 {
@@ -298,7 +304,9 @@ static void bar_write(struct pci_device *dev, uint64_t offset, unsigned size, ui
 
 static const struct pci_bar_ops bar_ops = {bar_read, bar_write};
 
-/* ---- setting up ------------------------------------------------------------------------------------------------- */
+/* ---- setting up
+ * -------------------------------------------------------------------------------------------------
+ */
 
 struct virtio_cap { /* struct virtio_pci_cap behind id and next */
     uint8_t length, type, bar, id, pad[2];

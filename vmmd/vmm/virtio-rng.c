@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * virtio-rng: the host's random numbers for the guest (virtio 1.2, section 5.4). A request is served at once, up to
- * RNG_MAX bytes of it.
+ * virtio-rng: the host's random numbers for the guest (virtio 1.2, section 5.4). A request is
+ * served at once, up to RNG_MAX bytes of it.
  */
 #include "vmmd/vmm/devices.h"
 

@@ -2,9 +2,9 @@
 /*
  * virtio: a modern virtio device behind virtio-pci (virtio 1.2, sections 2 and 4.1).
  *
- * A device (virtio-blk.c, ...) embeds a struct virtio and gives it a table of functions, all called with the machine
- * lock held. BAR 0 holds common configuration, ISR, device configuration and notification; MSI-X has one vector for
- * configuration and one per queue.
+ * A device (virtio-blk.c, ...) embeds a struct virtio and gives it a table of functions, all called
+ * with the machine lock held. BAR 0 holds common configuration, ISR, device configuration and
+ * notification; MSI-X has one vector for configuration and one per queue.
  */
 #ifndef VMM_VIRTIO_H
 #define VMM_VIRTIO_H
@@ -24,11 +24,12 @@ struct virtio_ops {
     uint16_t id;         /* virtio device type */
     uint32_t class_code; /* PCI */
     unsigned n_queues;
-    uint64_t features;   /* beyond VERSION_1, INDIRECT_DESC, EVENT_IDX */
+    uint64_t features; /* beyond VERSION_1, INDIRECT_DESC, EVENT_IDX */
     unsigned config_bytes;
     /* The guest kicked a queue. */
     void (*notify)(struct virtio *v, unsigned queue);
-    /* The guest resets the device: forget requests; may wait for running ones (pthread_cond_wait on the lock). */
+    /* The guest resets the device: forget requests; may wait for running ones (pthread_cond_wait on
+     * the lock). */
     void (*reset)(struct virtio *v);
     /* The driver is ready (DRIVER_OK). Optional. */
     void (*ready)(struct virtio *v);
@@ -58,11 +59,12 @@ bool virtio_has(const struct virtio *v, uint64_t feature);
 void virtio_signal(struct virtio *v, unsigned queue);
 void virtio_config_changed(struct virtio *v);
 
-/* The guest's rings or requests make no sense: the device stops until reset, the machine is told. */
+/* The guest's rings or requests make no sense: the device stops until reset, the machine is told.
+ */
 void virtio_fail(struct virtio *v, const char *reason);
 
-/* Pops; 1, or 0 for nothing to do. A broken ring fails the device; a bad chain is pushed back empty and the device
- * goes on (the machine is told once until reset). */
+/* Pops; 1, or 0 for nothing to do. A broken ring fails the device; a bad chain is pushed back empty
+ * and the device goes on (the machine is told once until reset). */
 int virtio_pop(struct virtio *v, unsigned queue, struct virtq_chain *ret_chain);
 
 /* Called by machine_ops of the device: state common to all. */

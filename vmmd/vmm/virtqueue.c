@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * virtqueue: see virtqueue.h. Ring indices are read with acquire and written with release semantics: the guest's vCPU
- * runs on another thread.
+ * virtqueue: see virtqueue.h. Ring indices are read with acquire and written with release
+ * semantics: the guest's vCPU runs on another thread.
  */
 #include "vmmd/vmm/virtqueue.h"
 
@@ -11,9 +11,9 @@
 #include <errno.h>
 #include <string.h>
 
-#define DESC_NEXT         1u
-#define DESC_WRITE        2u
-#define DESC_INDIRECT     4u
+#define DESC_NEXT          1u
+#define DESC_WRITE         2u
+#define DESC_INDIRECT      4u
 #define AVAIL_NO_INTERRUPT 1u
 
 struct desc {
@@ -32,7 +32,8 @@ void virtq_reset(struct virtq *q)
         .memory = q->memory, .max_size = q->max_size, .size = q->max_size, .vector = 0xffff};
 }
 
-/* ---- ring fields; NULL when the ring is not in RAM ------------------------------------------------------ */
+/* ---- ring fields; NULL when the ring is not in RAM
+ * ------------------------------------------------------ */
 
 static uint16_t *avail_field(const struct virtq *q, unsigned index)
 {
@@ -62,7 +63,9 @@ static bool rings_aligned(const struct virtq *q)
     return q->desc % 16 == 0 && q->avail % 2 == 0 && q->used % 4 == 0;
 }
 
-/* ---- chains ------------------------------------------------------------------------------------------------ */
+/* ---- chains
+ * ------------------------------------------------------------------------------------------------
+ */
 
 static const char *add_buffer(struct virtq *q, struct virtq_chain *c, const struct desc *d)
 {
@@ -92,7 +95,8 @@ static const char *add_buffer(struct virtq *q, struct virtq_chain *c, const stru
     return NULL;
 }
 
-/* Follows a table of `count` descriptors at `table` from `index`. At most `count` steps: a loop is too long. */
+/* Follows a table of `count` descriptors at `table` from `index`. At most `count` steps: a loop is
+ * too long. */
 static const char *walk(struct virtq *q, struct virtq_chain *c, uint64_t table, uint32_t count,
                         uint32_t index, bool indirect_allowed)
 {
@@ -199,7 +203,9 @@ bool virtq_enable_notify(struct virtq *q)
            avail_idx != q->last_avail;
 }
 
-/* ---- copying --------------------------------------------------------------------------------------------------- */
+/* ---- copying
+ * ---------------------------------------------------------------------------------------------------
+ */
 
 uint64_t virtq_chain_read(const struct virtq_chain *c, uint64_t offset, void *data, uint64_t bytes)
 {
@@ -239,7 +245,9 @@ uint64_t virtq_chain_write(struct virtq *q, const struct virtq_chain *c, uint64_
     return done;
 }
 
-/* ---- state ------------------------------------------------------------------------------------------------------- */
+/* ---- state
+ * -------------------------------------------------------------------------------------------------------
+ */
 
 void virtq_save(const struct virtq *q, struct state *s)
 {

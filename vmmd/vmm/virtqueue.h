@@ -2,9 +2,10 @@
 /*
  * virtqueue: split virtqueues, device side (virtio 1.2, section 2.7).
  *
- * Rings and descriptors are the guest's and hostile. A chain is copied out of guest memory once, checked, and turned
- * into host iovecs; nothing is read twice. Every popped chain has to be pushed back, also a bad one. With the machine
- * lock held, inside a dma bracket or on a vCPU thread (memory.h).
+ * Rings and descriptors are the guest's and hostile. A chain is copied out of guest memory once,
+ * checked, and turned into host iovecs; nothing is read twice. Every popped chain has to be pushed
+ * back, also a bad one. With the machine lock held, inside a dma bracket or on a vCPU thread
+ * (memory.h).
  */
 #ifndef VMM_VIRTQUEUE_H
 #define VMM_VIRTQUEUE_H
@@ -16,9 +17,10 @@
 struct memory;
 struct state;
 
-#define VIRTQ_MAX_SIZE  256u
-#define VIRTQ_MAX_IOV   (VIRTQ_MAX_SIZE + 2u) /* buffers in a chain; more: the chain is bad */
-#define VIRTQ_MAX_BYTES (1u << 30)            /* in a chain, each direction: free page reporting sends 128 MiB */
+#define VIRTQ_MAX_SIZE 256u
+#define VIRTQ_MAX_IOV  (VIRTQ_MAX_SIZE + 2u) /* buffers in a chain; more: the chain is bad */
+#define VIRTQ_MAX_BYTES \
+    (1u << 30) /* in a chain, each direction: free page reporting sends 128 MiB */
 
 #define VIRTIO_F_INDIRECT_DESC (1ull << 28)
 #define VIRTIO_F_EVENT_IDX     (1ull << 29)
@@ -46,7 +48,8 @@ struct virtq_chain {
 
 void virtq_reset(struct virtq *q);
 
-/* 1: a chain (perhaps a bad one); 0: none; -EPROTO: the ring itself makes no sense (q->broken says). */
+/* 1: a chain (perhaps a bad one); 0: none; -EPROTO: the ring itself makes no sense (q->broken
+ * says). */
 int virtq_pop(struct virtq *q, struct virtq_chain *ret_chain);
 
 /* Gives the chain back; `written` bytes were stored into its device-writable part. */
@@ -55,11 +58,14 @@ void virtq_push(struct virtq *q, const struct virtq_chain *chain, uint64_t writt
 /* Whether the guest wants an interrupt for what was pushed since the last call. */
 bool virtq_needs_interrupt(struct virtq *q);
 
-/* Tells the guest that it need not kick until there is something beyond what we have seen; true: there is already. */
+/* Tells the guest that it need not kick until there is something beyond what we have seen; true:
+ * there is already. */
 bool virtq_enable_notify(struct virtq *q);
 
-/* Copies from the device-readable or to the device-writable part at `offset`; the number of bytes copied. */
-uint64_t virtq_chain_read(const struct virtq_chain *chain, uint64_t offset, void *data, uint64_t bytes);
+/* Copies from the device-readable or to the device-writable part at `offset`; the number of bytes
+ * copied. */
+uint64_t virtq_chain_read(const struct virtq_chain *chain, uint64_t offset, void *data,
+                          uint64_t bytes);
 uint64_t virtq_chain_write(struct virtq *q, const struct virtq_chain *chain, uint64_t offset,
                            const void *data, uint64_t bytes);
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * worker: the event loop of a guest process. One poll over vmmd's connection, the listening socket, the console, and an
- * eventfd by which vCPU and disk threads report. It never blocks on vmmd: a guest runs on without it, and a restarted vmmd
- * connects again.
+ * worker: the event loop of a guest process. One poll over vmmd's connection, the listening socket,
+ * the console, and an eventfd by which vCPU and disk threads report. It never blocks on vmmd: a
+ * guest runs on without it, and a restarted vmmd connects again.
  */
 #include "vmmd/vmm/worker.h"
 
@@ -15,10 +15,11 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
-#define REPORT_BUSY_S    1  /* between memory reports while something changes */
+#define REPORT_BUSY_S    1 /* between memory reports while something changes */
 #define REPORT_SETTLED_S 5
 
-/* ---- what other threads report -------------------------------------------------------------------------- */
+/* ---- what other threads report
+ * -------------------------------------------------------------------------- */
 
 static void post(struct worker *w)
 {
@@ -54,7 +55,9 @@ void worker_on_idle(void *opaque)
     console_wake(&((struct worker *)opaque)->console);
 }
 
-/* ---- to vmmd ------------------------------------------------------------------------------------------------ */
+/* ---- to vmmd
+ * ------------------------------------------------------------------------------------------------
+ */
 
 static void disconnect(struct worker *w)
 {
@@ -140,7 +143,8 @@ static void send_memory(struct worker *w, uint64_t cookie)
 
 static void arm_report(struct worker *w)
 {
-    struct itimerspec next = {.it_value.tv_sec = w->last_report.settled ? REPORT_SETTLED_S : REPORT_BUSY_S};
+    struct itimerspec next = {.it_value.tv_sec =
+                                  w->last_report.settled ? REPORT_SETTLED_S : REPORT_BUSY_S};
 
     timerfd_settime(w->report_fd, 0, &next, NULL);
 }
@@ -159,9 +163,12 @@ static void on_report_time(struct worker *w)
     arm_report(w);
 }
 
-/* ---- from vmmd --------------------------------------------------------------------------------------------------- */
+/* ---- from vmmd
+ * ---------------------------------------------------------------------------------------------------
+ */
 
-/* fds come in a fixed order, each iff its flag is set (proto.h). -EPROTO when their number does not fit. */
+/* fds come in a fixed order, each iff its flag is set (proto.h). -EPROTO when their number does not
+ * fit. */
 static int take_setup_fds(struct proto_msg *msg, struct setup_fds *f)
 {
     uint32_t flags = msg->setup.flags;
@@ -243,7 +250,8 @@ static int on_console(struct worker *w, struct proto_msg *msg)
 {
     if (msg->n_fds != 1)
         return -EPROTO;
-    console_attach(&w->console, proto_take_fd(msg, 0)); /* too many: closed, which the client sees */
+    console_attach(&w->console,
+                   proto_take_fd(msg, 0)); /* too many: closed, which the client sees */
     return 0;
 }
 
@@ -296,7 +304,8 @@ static bool peer_may_command(int fd)
     socklen_t bytes = sizeof(peer);
 
     /* The socket's directory is vmmd's alone; this holds off a mistake in its mode. */
-    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &bytes) == 0 && (peer.uid == 0 || peer.uid == getuid());
+    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &bytes) == 0 &&
+           (peer.uid == 0 || peer.uid == getuid());
 }
 
 static void accept_vmmd(struct worker *w)
@@ -313,7 +322,9 @@ static void accept_vmmd(struct worker *w)
     send_hello(w);
 }
 
-/* ---- the loop -------------------------------------------------------------------------------------------------------- */
+/* ---- the loop
+ * --------------------------------------------------------------------------------------------------------
+ */
 
 static void feed_input(struct worker *w)
 {
@@ -404,8 +415,8 @@ static bool machine_ended(struct worker *w)
 static void report_end(struct worker *w)
 {
     static const enum proto_guest_state states[] = {
-        [MACHINE_RUNS] = PROTO_GUEST_FAILED,       [MACHINE_POWERED_OFF] = PROTO_GUEST_STOPPED,
-        [MACHINE_RESET] = PROTO_GUEST_REBOOT,      [MACHINE_FAILED] = PROTO_GUEST_FAILED,
+        [MACHINE_RUNS] = PROTO_GUEST_FAILED,  [MACHINE_POWERED_OFF] = PROTO_GUEST_STOPPED,
+        [MACHINE_RESET] = PROTO_GUEST_REBOOT, [MACHINE_FAILED] = PROTO_GUEST_FAILED,
         [MACHINE_QUIT] = PROTO_GUEST_STOPPED,
     };
     enum proto_guest_state state = states[w->machine.end];

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * worker: the main thread of a guest process. It talks to vmmd (proto.h), serves the console, and owns the machine: builds it
- * from a SETUP message, locks the process in, runs it, and reports its end.
+ * worker: the main thread of a guest process. It talks to vmmd (proto.h), serves the console, and
+ * owns the machine: builds it from a SETUP message, locks the process in, runs it, and reports its
+ * end.
  */
 #ifndef VMM_WORKER_H
 #define VMM_WORKER_H
@@ -22,9 +23,9 @@ struct setup_fds {
 };
 
 struct worker {
-    int listen_fd, conn;  /* conn: vmmd, or -1 */
-    int event_fd;         /* other threads have something to say */
-    int report_fd;        /* timerfd: time for a memory report */
+    int listen_fd, conn; /* conn: vmmd, or -1 */
+    int event_fd;        /* other threads have something to say */
+    int report_fd;       /* timerfd: time for a memory report */
     enum proto_guest_state state;
     char name[PROTO_NAME_MAX];
 
@@ -49,11 +50,12 @@ struct worker {
     char device_error[PROTO_TEXT_MAX];
 };
 
-/* build.c: from a SETUP message to a machine whose vCPUs wait at the closed gate. On failure `text` says why. The fds are
- * taken or closed. */
-int worker_build(struct worker *w, const struct proto_setup *setup, struct setup_fds *fds, char *text,
-                 size_t text_size);
-void worker_demolish(struct worker *w); /* ends and frees all of it; the overlay is flushed and closed */
+/* build.c: from a SETUP message to a machine whose vCPUs wait at the closed gate. On failure `text`
+ * says why. The fds are taken or closed. */
+int worker_build(struct worker *w, const struct proto_setup *setup, struct setup_fds *fds,
+                 char *text, size_t text_size);
+void worker_demolish(
+    struct worker *w); /* ends and frees all of it; the overlay is flushed and closed */
 
 /* worker.c: runs until the guest has ended. The exit status of the process. */
 int worker_run(struct worker *w);

@@ -2,9 +2,10 @@
 /*
  * engine-soft: Debian's libunicorn (QEMU's TCG as a library) turned into a full-system x86-64 CPU.
  *
- * The public API alone cannot run a kernel; what is missing is replaced at link time (overrides-*.c,
- * prepare-unicorn.sh). One vCPU, its interrupt controllers in irqchip.c. This file creates the engine, runs the vCPU,
- * and wakes it: a timer signal to its own thread, or another thread's soft_interrupt().
+ * The public API alone cannot run a kernel; what is missing is replaced at link time
+ * (overrides-*.c, prepare-unicorn.sh). One vCPU, its interrupt controllers in irqchip.c. This file
+ * creates the engine, runs the vCPU, and wakes it: a timer signal to its own thread, or another
+ * thread's soft_interrupt().
  *
  * It must never take engine.lock in the signal handler, nor call the host with it held.
  */
@@ -34,7 +35,8 @@
 
 struct engine *soft_self;
 
-/* ---- time --------------------------------------------------------------------------------------------- */
+/* ---- time
+ * --------------------------------------------------------------------------------------------- */
 
 static uint64_t monotonic(void)
 {
@@ -89,7 +91,8 @@ void soft_rearm(struct engine *e)
     timer_settime(e->timer, TIMER_ABSTIME, &spec, NULL);
 }
 
-/* ---- waking --------------------------------------------------------------------------------------------- */
+/* ---- waking
+ * --------------------------------------------------------------------------------------------- */
 
 /* Generated code looks at the high half of icount_decr at every block head. */
 void soft_interrupt(struct engine *e)
@@ -155,7 +158,8 @@ bool soft_attend(struct engine *e)
     return vector >= 0 || dropped;
 }
 
-/* ---- the vCPU ------------------------------------------------------------------------------------------- */
+/* ---- the vCPU
+ * ------------------------------------------------------------------------------------------- */
 
 static int start_timer(struct engine *e)
 {
@@ -176,8 +180,9 @@ static int start_timer(struct engine *e)
 }
 
 /*
- * Booting fills the buffer with code that an idle guest never runs again. When it halted through most of a window, all
- * translated code is dropped and its memory goes back to the host; what is still needed is translated again.
+ * Booting fills the buffer with code that an idle guest never runs again. When it halted through
+ * most of a window, all translated code is dropped and its memory goes back to the host; what is
+ * still needed is translated again.
  */
 static void trim_when_idle(struct engine *e)
 {
@@ -186,7 +191,8 @@ static void trim_when_idle(struct engine *e)
     if (window < TRIM_WINDOW_NS)
         return;
     if (e->window_halted > window / 10 * 9 && e->n_translated > TRIM_BLOCKS)
-        uc_ctl_flush_tlb(e->uc); /* the library's name for dropping all blocks; allowed between two runs only */
+        uc_ctl_flush_tlb(
+            e->uc); /* the library's name for dropping all blocks; allowed between two runs only */
     e->window_start = now;
     e->window_halted = 0;
 }
@@ -318,7 +324,9 @@ static int soft_vcpu_enter_at(struct vcpu *vcpu, const struct engine_entry *entr
     return 0;
 }
 
-/* ---- state ------------------------------------------------------------------------------------------------ */
+/* ---- state
+ * ------------------------------------------------------------------------------------------------
+ */
 
 #define VCPU_VERSION 1
 
@@ -328,7 +336,8 @@ static int soft_vcpu_get_state(struct vcpu *vcpu, struct state *s)
     uc_context *context = NULL;
     uint64_t tsc = soft_tsc(e);
 
-    if (uc_context_alloc(e->uc, &context) != UC_ERR_OK || uc_context_save(e->uc, context) != UC_ERR_OK)
+    if (uc_context_alloc(e->uc, &context) != UC_ERR_OK ||
+        uc_context_save(e->uc, context) != UC_ERR_OK)
         return -ENOMEM;
     state_begin(s, "vcpu-soft", VCPU_VERSION);
     state_put_field(s, tsc);
@@ -399,7 +408,9 @@ static void soft_clock_shift(struct engine *e, uint64_t ns)
     pthread_mutex_unlock(&e->lock);
 }
 
-/* ---- creation ----------------------------------------------------------------------------------------------- */
+/* ---- creation
+ * -----------------------------------------------------------------------------------------------
+ */
 
 static void on_exception(uc_engine *uc, uint32_t number, void *opaque)
 {
@@ -428,7 +439,8 @@ static uint64_t on_mmio_read(uc_engine *uc, uint64_t offset, unsigned size, void
     return ours ? value : e->host.mmio_read(e->host.opaque, gpa, size);
 }
 
-static void on_mmio_write(uc_engine *uc, uint64_t offset, unsigned size, uint64_t value, void *opaque)
+static void on_mmio_write(uc_engine *uc, uint64_t offset, unsigned size, uint64_t value,
+                          void *opaque)
 {
     struct engine *e = opaque;
     uint64_t gpa = MMIO_START + offset;
@@ -479,12 +491,13 @@ static int open_library(struct engine *e)
         return r;
     soft_set_features(e);
     if (uc_hook_add(e->uc, &hook, UC_HOOK_INTR, on_exception, e, 1, 0) != UC_ERR_OK ||
-        uc_hook_add(e->uc, &hook, UC_HOOK_INSN_INVALID, on_invalid_instruction, e, 1, 0) != UC_ERR_OK ||
+        uc_hook_add(e->uc, &hook, UC_HOOK_INSN_INVALID, on_invalid_instruction, e, 1, 0) !=
+            UC_ERR_OK ||
         uc_ctl_exits_enable(e->uc) != UC_ERR_OK ||
         uc_ctl_set_exits(e->uc, no_exits, 0) != UC_ERR_OK)
         return -ENOMEM;
-    /* 2.0.1 never marks the first region of its buffer as used, and the first overflow would zero live code: flush
-     * once while it is empty. */
+    /* 2.0.1 never marks the first region of its buffer as used, and the first overflow would zero
+     * live code: flush once while it is empty. */
     return uc_ctl_flush_tlb(e->uc) == UC_ERR_OK ? 0 : -ENOMEM;
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * ioapic: 24 pins, edge and level, for one CPU. Level interrupts keep Remote-IRR until the CPU's EOI and are
- * sent again if the line is still up. Source: Intel 82093AA.
+ * ioapic: 24 pins, edge and level, for one CPU. Level interrupts keep Remote-IRR until the CPU's
+ * EOI and are sent again if the line is still up. Source: Intel 82093AA.
  */
 #include "vmmd/vmm/engine-soft/irqchip.h"
 

@@ -98,12 +98,17 @@ uint64_t irqchip_deadline(const struct irqchip *c, uint64_t now, uint64_t tsc)
 bool irqchip_pio_read(struct irqchip *c, uint16_t port, uint64_t now, uint8_t *ret_value)
 {
     switch (port) {
-    case 0x20: case 0x21: case 0xa0: case 0xa1: case 0x4d0: case 0x4d1:
-        *ret_value = pic_read(c, port);
-        return true;
-    case 0x40: case 0x41: case 0x42: case 0x43: case 0x61:
-        *ret_value = pit_read(&c->pit, port, now);
-        return true;
+    case 0x20:
+    case 0x21:
+    case 0xa0:
+    case 0xa1:
+    case 0x4d0:
+    case 0x4d1: *ret_value = pic_read(c, port); return true;
+    case 0x40:
+    case 0x41:
+    case 0x42:
+    case 0x43:
+    case 0x61: *ret_value = pit_read(&c->pit, port, now); return true;
     default: return false;
     }
 }
@@ -111,12 +116,17 @@ bool irqchip_pio_read(struct irqchip *c, uint16_t port, uint64_t now, uint8_t *r
 bool irqchip_pio_write(struct irqchip *c, uint16_t port, uint64_t now, uint8_t value)
 {
     switch (port) {
-    case 0x20: case 0x21: case 0xa0: case 0xa1: case 0x4d0: case 0x4d1:
-        pic_write(c, port, value);
-        return true;
-    case 0x40: case 0x41: case 0x42: case 0x43: case 0x61:
-        pit_write(&c->pit, port, value, now);
-        return true;
+    case 0x20:
+    case 0x21:
+    case 0xa0:
+    case 0xa1:
+    case 0x4d0:
+    case 0x4d1: pic_write(c, port, value); return true;
+    case 0x40:
+    case 0x41:
+    case 0x42:
+    case 0x43:
+    case 0x61: pit_write(&c->pit, port, value, now); return true;
     default: return false;
     }
 }
@@ -156,7 +166,8 @@ bool irqchip_msr_read(struct irqchip *c, uint32_t index, uint64_t *ret_value)
 
 bool irqchip_msr_write(struct irqchip *c, uint32_t index, uint64_t value)
 {
-    if (index == MSR_APIC_BASE) { /* the address stays where the MADT says; only enable can change */
+    if (index ==
+        MSR_APIC_BASE) { /* the address stays where the MADT says; only enable can change */
         c->lapic.base = (c->lapic.base & ~(uint64_t)APIC_ENABLED) | (value & APIC_ENABLED);
         return true;
     }
@@ -177,7 +188,8 @@ void irqchip_set_tpr(struct irqchip *c, uint32_t tpr)
     c->lapic.tpr = tpr & 0xff;
 }
 
-/* Saved whole: plain integers in a fixed layout; the version changes with it. Clocks in it are guest time. */
+/* Saved whole: plain integers in a fixed layout; the version changes with it. Clocks in it are
+ * guest time. */
 #define IRQCHIP_VERSION 1
 
 void irqchip_save(const struct irqchip *c, struct state *s)

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * irqchip: the interrupt controllers and timers of a PC in software, for the engine that has none in the
- * kernel: two 8259s, a local APIC (xAPIC, one CPU, id 0), an IOAPIC with 24 pins, an 8254.
+ * irqchip: the interrupt controllers and timers of a PC in software, for the engine that has none
+ * in the kernel: two 8259s, a local APIC (xAPIC, one CPU, id 0), an IOAPIC with 24 pins, an 8254.
  *
- * Pure models: they know neither the engine nor threads. The caller holds one lock over all of it and, after
- * each call, asks irqchip_pending() and irqchip_deadline(). Times are ns of guest time, TSC values are guest
- * TSC. Sources: Intel 8259A and 8254 data sheets, 82093AA, Intel SDM vol. 3 chapter 11.
+ * Pure models: they know neither the engine nor threads. The caller holds one lock over all of it
+ * and, after each call, asks irqchip_pending() and irqchip_deadline(). Times are ns of guest time,
+ * TSC values are guest TSC. Sources: Intel 8259A and 8254 data sheets, 82093AA, Intel SDM vol. 3
+ * chapter 11.
  */
 #ifndef ENGINE_SOFT_IRQCHIP_H
 #define ENGINE_SOFT_IRQCHIP_H
@@ -22,10 +23,10 @@ struct pic {
 struct lapic {
     uint32_t isr[8], irr[8], tmr[8], tpr, svr, esr, lvt[6], icr[2], ldr, dfr, initial_count, divide,
         id;
-    uint64_t base;         /* IA32_APIC_BASE */
-    uint64_t count_start;  /* ns: when the count was loaded */
-    uint64_t next;         /* ns: when it reaches zero; 0: not running */
-    uint64_t deadline;     /* TSC: 0: disarmed */
+    uint64_t base;        /* IA32_APIC_BASE */
+    uint64_t count_start; /* ns: when the count was loaded */
+    uint64_t next;        /* ns: when it reaches zero; 0: not running */
+    uint64_t deadline;    /* TSC: 0: disarmed */
 };
 
 struct ioapic {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * lapic: a local APIC in xAPIC mode for one CPU with id 0. The bus clock is 1 GHz: one timer tick is one ns.
- * Source: Intel SDM vol. 3, chapter 11.
+ * lapic: a local APIC in xAPIC mode for one CPU with id 0. The bus clock is 1 GHz: one timer tick
+ * is one ns. Source: Intel SDM vol. 3, chapter 11.
  */
 #include "vmmd/vmm/engine-soft/irqchip.h"
 
@@ -10,11 +10,11 @@
 enum { LVT_TIMER, LVT_THERMAL, LVT_PERF, LVT_LINT0, LVT_LINT1, LVT_ERROR, LVT_COUNT };
 enum { TIMER_ONE_SHOT, TIMER_PERIODIC, TIMER_TSC_DEADLINE };
 
-#define LVT_MASKED     0x10000u
-#define SVR_ENABLED    0x100u
-#define VERSION        0x00050014u /* 6 LVT entries */
-#define ESR_ILLEGAL    0x40u
-#define BASE_AT_RESET  0xfee00900ull /* enabled, bootstrap processor */
+#define LVT_MASKED    0x10000u
+#define SVR_ENABLED   0x100u
+#define VERSION       0x00050014u /* 6 LVT entries */
+#define ESR_ILLEGAL   0x40u
+#define BASE_AT_RESET 0xfee00900ull /* enabled, bootstrap processor */
 
 void lapic_reset(struct lapic *a)
 {

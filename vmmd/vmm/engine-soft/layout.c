@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * layout: finds the fields of the library's CPU state that lie at no fixed place, by writing markers through the
- * public API and looking for them; and sets the CPU model the guest sees.
+ * layout: finds the fields of the library's CPU state that lie at no fixed place, by writing
+ * markers through the public API and looking for them; and sets the CPU model the guest sees.
  */
 #include "vmmd/vmm/engine-soft/soft.h"
 
@@ -68,7 +68,8 @@ static bool find_debug_registers(struct engine *e)
     return true;
 }
 
-/* The feature words are found by the values the library's default CPU has in CPUID 1 EDX and ECX. */
+/* The feature words are found by the values the library's default CPU has in CPUID 1 EDX and ECX.
+ */
 static bool find_features(struct engine *e)
 {
     const uint64_t edx = 1 << 8 | 1 << 15 | 1 << 26 | 1 << 24 | 1 << 25 | 1 << 19;
@@ -93,8 +94,16 @@ int soft_find_layout(struct engine *e)
     return -ENOTSUP;
 }
 
-enum { FEAT_1_EDX, FEAT_1_ECX, FEAT_7_EBX, FEAT_7_ECX, FEAT_7_EDX, FEAT_D_1_EAX, FEAT_80000001_EDX,
-       FEAT_80000001_ECX };
+enum {
+    FEAT_1_EDX,
+    FEAT_1_ECX,
+    FEAT_7_EBX,
+    FEAT_7_ECX,
+    FEAT_7_EDX,
+    FEAT_D_1_EAX,
+    FEAT_80000001_EDX,
+    FEAT_80000001_ECX
+};
 
 #define BIT(n) (1u << (n))
 
@@ -102,15 +111,18 @@ void soft_set_features(struct engine *e)
 {
     uint64_t *f = e->features;
 
-    /* FPU VME- DE PSE TSC MSR PAE CX8 APIC SEP PGE CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2; no MCE, MTRR, MCA */
-    f[FEAT_1_EDX] = BIT(0) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(8) | BIT(9) | BIT(11) | BIT(13) |
-                    BIT(15) | BIT(16) | BIT(17) | BIT(19) | BIT(23) | BIT(24) | BIT(25) | BIT(26);
-    /* SSE3 PCLMUL SSSE3 CX16 SSE4.1 SSE4.2 MOVBE POPCNT TSC-deadline AES hypervisor; no XSAVE, AVX, x2APIC */
+    /* FPU VME- DE PSE TSC MSR PAE CX8 APIC SEP PGE CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2; no MCE,
+     * MTRR, MCA */
+    f[FEAT_1_EDX] = BIT(0) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(8) | BIT(9) | BIT(11) |
+                    BIT(13) | BIT(15) | BIT(16) | BIT(17) | BIT(19) | BIT(23) | BIT(24) | BIT(25) |
+                    BIT(26);
+    /* SSE3 PCLMUL SSSE3 CX16 SSE4.1 SSE4.2 MOVBE POPCNT TSC-deadline AES hypervisor; no XSAVE, AVX,
+     * x2APIC */
     f[FEAT_1_ECX] = BIT(0) | BIT(1) | BIT(9) | BIT(13) | BIT(19) | BIT(20) | BIT(22) | BIT(23) |
                     BIT(24) | BIT(25) | BIT(31);
     /* The library advertises BMI1, BMI2 and ADX but raises #UD on some of them: hidden. */
     f[FEAT_7_EBX] = f[FEAT_7_ECX] = f[FEAT_7_EDX] = f[FEAT_D_1_EAX] = 0;
     f[FEAT_80000001_EDX] = (f[FEAT_1_EDX] & 0x0183f3ff) | BIT(11) | BIT(20) | BIT(26) | BIT(27) |
-                           BIT(29);                     /* SYSCALL NX 1G-pages RDTSCP LM */
-    f[FEAT_80000001_ECX] = BIT(0) | BIT(5);             /* LAHF ABM */
+                           BIT(29);         /* SYSCALL NX 1G-pages RDTSCP LM */
+    f[FEAT_80000001_ECX] = BIT(0) | BIT(5); /* LAHF ABM */
 }

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * layout: the private structures of libunicorn 2.0.1.post1 on x86-64 that the engine reads and writes, and the
- * library's functions it calls behind the public API.
+ * layout: the private structures of libunicorn 2.0.1.post1 on x86-64 that the engine reads and
+ * writes, and the library's functions it calls behind the public API.
  *
- * Only the leading fields that are used are declared. engine.c checks them at start by writing through the
- * public API and reading back here; a build against another version is refused (prepare-unicorn.sh). Names in
- * the library carry the suffix _x86_64; `real_` is an alias of the library's own definition, made by
- * prepare-unicorn.sh, where the name itself is overridden in overrides-*.c.
+ * Only the leading fields that are used are declared. engine.c checks them at start by writing
+ * through the public API and reading back here; a build against another version is refused
+ * (prepare-unicorn.sh). Names in the library carry the suffix _x86_64; `real_` is an alias of the
+ * library's own definition, made by prepare-unicorn.sh, where the name itself is overridden in
+ * overrides-*.c.
  */
 #ifndef ENGINE_SOFT_LAYOUT_H
 #define ENGINE_SOFT_LAYOUT_H
@@ -24,8 +25,8 @@ struct uc_segment {
 enum { SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, SEG_COUNT };
 enum { GPR_RAX, GPR_RCX, GPR_RDX, GPR_RBX, GPR_RSP, GPR_RBP, GPR_RSI, GPR_RDI };
 
-/* CPUX86State, its beginning. Model specific registers, features and debug registers lie further on, at
- * offsets found at start (struct soft). */
+/* CPUX86State, its beginning. Model specific registers, features and debug registers lie further
+ * on, at offsets found at start (struct soft). */
 struct uc_env {
     uint64_t regs[16], eip, eflags, cc_dst, cc_src, cc_src2;
     uint32_t cc_op;
@@ -57,26 +58,26 @@ struct uc_cpu {
         struct {
             uint16_t low, high;
         } u16;
-    } *icount_decr;
+    } * icount_decr;
 };
 
-#define HFLAG_CPL_MASK   3u
-#define HFLAG_INHIBIT    (1u << 3) /* the instruction after STI or MOV SS */
-#define HFLAG_CS32       (1u << 4)
-#define HFLAG_SS32       (1u << 5)
-#define HFLAG_ADDSEG     (1u << 6)
-#define HFLAG_PE         (1u << 7)
-#define HFLAG_LMA        (1u << 14)
-#define HFLAG_CS64       (1u << 15)
-#define EFLAGS_IF        (1u << 9)
-#define EFLAGS_RF        (1u << 16)
-#define EFLAGS_IOPL(e)   (((e) >> 12) & 3u)
-#define INTERRUPT_HARD   2u /* CPU_INTERRUPT_HARD */
-#define CR4_LA57         (1u << 12)
-#define PTE_PRESENT      1ull
-#define PTE_LARGE        (1ull << 7)
-#define PTE_ADDRESS      0xffffffffff000ull
-#define UC_ENV_SEARCH    16384 /* bytes of CPUX86State searched for a marker */
+#define HFLAG_CPL_MASK 3u
+#define HFLAG_INHIBIT  (1u << 3) /* the instruction after STI or MOV SS */
+#define HFLAG_CS32     (1u << 4)
+#define HFLAG_SS32     (1u << 5)
+#define HFLAG_ADDSEG   (1u << 6)
+#define HFLAG_PE       (1u << 7)
+#define HFLAG_LMA      (1u << 14)
+#define HFLAG_CS64     (1u << 15)
+#define EFLAGS_IF      (1u << 9)
+#define EFLAGS_RF      (1u << 16)
+#define EFLAGS_IOPL(e) (((e) >> 12) & 3u)
+#define INTERRUPT_HARD 2u /* CPU_INTERRUPT_HARD */
+#define CR4_LA57       (1u << 12)
+#define PTE_PRESENT    1ull
+#define PTE_LARGE      (1ull << 7)
+#define PTE_ADDRESS    0xffffffffff000ull
+#define UC_ENV_SEARCH  16384 /* bytes of CPUX86State searched for a marker */
 
 /* TranslationBlock, its beginning. */
 struct uc_block {
@@ -112,7 +113,8 @@ void *real_page_collection_lock_x86_64(void *uc, uint64_t start, uint64_t end);
 void real_page_collection_unlock_x86_64(void *set);
 void real_tb_invalidate_phys_page_fast_x86_64(void *uc, void *pages, uint64_t start, int length,
                                               uintptr_t return_address);
-void *real_tb_htable_lookup_x86_64(void *cpu, uint64_t pc, uint64_t cs_base, uint32_t flags, uint32_t cflags);
+void *real_tb_htable_lookup_x86_64(void *cpu, uint64_t pc, uint64_t cs_base, uint32_t flags,
+                                   uint32_t cflags);
 void *real_memory_mapping(void *uc, uint64_t address);
 void real_tcg_exec_init_x86_64(void *uc, unsigned long buffer_bytes);
 void real_tcg_region_reset_all_x86_64(void *tcg);

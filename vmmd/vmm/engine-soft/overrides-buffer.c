@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * overrides-buffer: the translation buffer costs what is used of it. The library takes 1 GiB and zeroes all of it at
- * every flush; ours has a size, and a flush gives the pages back (they read as zero and come back when code goes in).
+ * overrides-buffer: the translation buffer costs what is used of it. The library takes 1 GiB and
+ * zeroes all of it at every flush; ours has a size, and a flush gives the pages back (they read as
+ * zero and come back when code goes in).
  */
 #include "vmmd/vmm/engine-soft/overrides.h"
 #include "vmmd/vmm/engine-soft/soft.h"
@@ -9,7 +10,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define PAGE          4096u
+#define PAGE           4096u
 #define WORTH_DROPPING (1u << 20)
 
 void tcg_exec_init_x86_64(void *uc, unsigned long buffer_bytes)

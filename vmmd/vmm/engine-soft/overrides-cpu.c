@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * overrides-cpu: instructions that the library leaves to its user or does wrongly: SYSCALL, HLT, port I/O (with the
- * I/O permission check that it lacks), interrupts, MSRs, CR8, CPUID.
+ * overrides-cpu: instructions that the library leaves to its user or does wrongly: SYSCALL, HLT,
+ * port I/O (with the I/O permission check that it lacks), interrupts, MSRs, CR8, CPUID.
  */
 #include "vmmd/vmm/engine-soft/overrides.h"
 #include "vmmd/vmm/engine-soft/soft.h"
@@ -12,8 +12,8 @@
 #define CPUID_THERMAL 6u
 #define CPUID_6_ARAT  4u
 
-/* The library tests for exit after each memory access inside a block, rewinds PC and runs the block again: a store
- * would happen twice. The check at block heads is enough. */
+/* The library tests for exit after each memory access inside a block, rewinds PC and runs the block
+ * again: a store would happen twice. The check at block heads is enough. */
 void check_exit_request_x86_64(void *tcg)
 {
     (void)tcg;
@@ -45,8 +45,9 @@ void helper_syscall_x86_64(void *opaque, int next_eip_addend)
     env->eip = SOFT_ENV64(e, e->lstar);
 }
 
-/* The library would inject vector 0. The interrupt request stays set for ever, so this runs whenever the library
- * comes out of generated code. true: the caller forgets which block it ran last. */
+/* The library would inject vector 0. The interrupt request stays set for ever, so this runs
+ * whenever the library comes out of generated code. true: the caller forgets which block it ran
+ * last. */
 bool x86_cpu_exec_interrupt_x86_64(void *cpu, int interrupt_request)
 {
     struct engine *e = soft_self;
@@ -224,7 +225,8 @@ void helper_wrmsr_x86_64(void *opaque)
 /* CR8 is the task priority of the local APIC; the library keeps it apart. */
 uint64_t helper_read_crN_x86_64(void *env, int reg)
 {
-    return reg == 8 ? irqchip_get_tpr(&soft_self->irqchip) >> 4 : real_helper_read_crN_x86_64(env, reg);
+    return reg == 8 ? irqchip_get_tpr(&soft_self->irqchip) >> 4
+                    : real_helper_read_crN_x86_64(env, reg);
 }
 
 void helper_write_crN_x86_64(void *env, int reg, uint64_t value)

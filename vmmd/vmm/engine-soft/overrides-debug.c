@@ -2,22 +2,23 @@
 /*
  * overrides-debug: the debug registers.
  *
- * Execution breakpoints: the library flushes all code at once, under the feet of the code that wrote DR7 - any guest
- * user could crash the process with ptrace. The flush waits for the next block head. Data watchpoints are empty stubs
- * in the library; done here QEMU's way: at a hit go back to the instruction, run it alone, then raise #DB.
+ * Execution breakpoints: the library flushes all code at once, under the feet of the code that
+ * wrote DR7 - any guest user could crash the process with ptrace. The flush waits for the next
+ * block head. Data watchpoints are empty stubs in the library; done here QEMU's way: at a hit go
+ * back to the instruction, run it alone, then raise #DB.
  */
 #include "vmmd/vmm/engine-soft/overrides.h"
 #include "vmmd/vmm/engine-soft/soft.h"
 
 #include <stdlib.h>
 
-#define BP_MEM_READ      1
-#define BP_MEM_WRITE     2
-#define BP_HIT_READ      0x40
-#define BP_HIT_WRITE     0x80
-#define EXC_DB           1
-#define CFLAGS_ONE_INSN  1u
-#define MAX_WATCHPOINTS  4 /* as many as there are debug registers */
+#define BP_MEM_READ     1
+#define BP_MEM_WRITE    2
+#define BP_HIT_READ     0x40
+#define BP_HIT_WRITE    0x80
+#define EXC_DB          1
+#define CFLAGS_ONE_INSN 1u
+#define MAX_WATCHPOINTS 4 /* as many as there are debug registers */
 
 _Static_assert(sizeof(struct soft_watchpoint) <= WATCHPOINT_BYTES, "watchpoint layout");
 

@@ -2,20 +2,22 @@
 /*
  * overrides-lookup: a direct-mapped cache before the library's hash table of translated blocks.
  *
- * A guest's context switch empties the library's small jump cache (it is keyed by virtual address), and each block is then
- * looked up in the hash table again: a fifth of a boot. This cache is keyed by physical address and survives. A block that
- * crosses a page is left out: its second page may be mapped elsewhere by now. Dropped blocks carry a flag; freed ones (a
- * flush) are forgotten with the whole cache.
+ * A guest's context switch empties the library's small jump cache (it is keyed by virtual address),
+ * and each block is then looked up in the hash table again: a fifth of a boot. This cache is keyed
+ * by physical address and survives. A block that crosses a page is left out: its second page may be
+ * mapped elsewhere by now. Dropped blocks carry a flag; freed ones (a flush) are forgotten with the
+ * whole cache.
  */
 #include "vmmd/vmm/engine-soft/overrides.h"
 #include "vmmd/vmm/engine-soft/soft.h"
 
 #include <string.h>
 
-#define KEY_FLAGS    0xff0effffu /* CF_HASH_MASK and CF_INVALID: what the library compares */
-#define NO_PAGE      UINT64_MAX
+#define KEY_FLAGS 0xff0effffu /* CF_HASH_MASK and CF_INVALID: what the library compares */
+#define NO_PAGE   UINT64_MAX
 
-void *tb_htable_lookup_x86_64(void *cpu, uint64_t pc, uint64_t cs_base, uint32_t flags, uint32_t cflags)
+void *tb_htable_lookup_x86_64(void *cpu, uint64_t pc, uint64_t cs_base, uint32_t flags,
+                              uint32_t cflags)
 {
     struct engine *e = soft_self;
     uint64_t physical = get_page_addr_code_x86_64(e->env, pc);

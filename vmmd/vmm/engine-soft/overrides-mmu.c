@@ -2,15 +2,15 @@
 /*
  * overrides-mmu: address translation and self-modifying code.
  *
- * libunicorn 2.0.1 walks the guest's page tables correctly and then uses the virtual address as the physical one;
- * it asks "is this mapped" with the virtual address too; and it has its dirty tracking stubbed, so that every store
- * takes the slow path. All three are put right here.
+ * libunicorn 2.0.1 walks the guest's page tables correctly and then uses the virtual address as the
+ * physical one; it asks "is this mapped" with the virtual address too; and it has its dirty
+ * tracking stubbed, so that every store takes the slow path. All three are put right here.
  */
 #include "vmmd/vmm/engine-soft/overrides.h"
 #include "vmmd/vmm/engine-soft/soft.h"
 
-#define CR0_PG       (1ull << 31)
-#define PROT_WRITE_  2 /* PAGE_WRITE */
+#define CR0_PG      (1ull << 31)
+#define PROT_WRITE_ 2 /* PAGE_WRITE */
 
 /* Puts the physical address back that the library's own walk had found and dropped. */
 void tlb_set_page_with_attrs_x86_64(void *cpu, uint64_t vaddr, uint64_t paddr, uint32_t attrs,
@@ -37,7 +37,8 @@ void tlb_protect_code_x86_64(void *uc, uint64_t ram_address)
     for (unsigned i = 0; i < e->n_ram; i++) {
         const struct soft_ram *r = &e->ram[i];
         if (ram_address >= r->ram_address && ram_address - r->ram_address < r->bytes) {
-            uint64_t host = (uint64_t)(uintptr_t)r->hva + ((ram_address - r->ram_address) & ~0xfffull);
+            uint64_t host =
+                (uint64_t)(uintptr_t)r->hva + ((ram_address - r->ram_address) & ~0xfffull);
             tlb_reset_dirty_x86_64(e->cpu, host, 1u << SOFT_PAGE_BITS);
         }
     }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * overrides: prototypes of the library functions that this engine replaces (the linker takes ours, the
- * library's are weak) so that the compiler checks them. What each is for stands in facts at its definition.
+ * overrides: prototypes of the library functions that this engine replaces (the linker takes ours,
+ * the library's are weak) so that the compiler checks them. What each is for stands in facts at its
+ * definition.
  */
 #ifndef ENGINE_SOFT_OVERRIDES_H
 #define ENGINE_SOFT_OVERRIDES_H
@@ -43,7 +44,8 @@ void cpu_x86_cpuid_x86_64(void *env, uint32_t index, uint32_t count, uint32_t *e
                           uint32_t *ecx, uint32_t *edx);
 
 /* overrides-lookup.c */
-void *tb_htable_lookup_x86_64(void *cpu, uint64_t pc, uint64_t cs_base, uint32_t flags, uint32_t cflags);
+void *tb_htable_lookup_x86_64(void *cpu, uint64_t pc, uint64_t cs_base, uint32_t flags,
+                              uint32_t cflags);
 
 /* overrides-buffer.c */
 void tcg_exec_init_x86_64(void *uc, unsigned long buffer_bytes);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * pic: the pair of 8259A interrupt controllers. Linux uses it only until the IOAPIC is up; edge and level
- * triggering (ELCR), specific and non-specific EOI, automatic EOI. No rotation, no special mask mode.
+ * pic: the pair of 8259A interrupt controllers. Linux uses it only until the IOAPIC is up; edge and
+ * level triggering (ELCR), specific and non-specific EOI, automatic EOI. No rotation, no special
+ * mask mode.
  */
 #include "vmmd/vmm/engine-soft/irqchip.h"
 
@@ -33,7 +34,7 @@ bool pic_pending(const struct irqchip *c)
 static void take(struct pic *p, int line)
 {
     if (!(p->elcr >> line & 1))
-        p->irr &= (uint8_t)~(1u << line);
+        p->irr &= (uint8_t) ~(1u << line);
     if (!p->auto_eoi)
         p->isr |= (uint8_t)(1u << line);
 }
@@ -82,7 +83,7 @@ static void write_command(struct pic *p, uint8_t value)
         if (command == 1 || command == 5)
             p->isr &= (uint8_t)(p->isr - 1);
         else if (command == 3 || command == 7)
-            p->isr &= (uint8_t)~(1u << (value & 7));
+            p->isr &= (uint8_t) ~(1u << (value & 7));
     }
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * pit: the 8254 timer: channel 0 raises IRQ 0, channel 2 can be polled at port 0x61 (kernels calibrate with
- * it). Channel 1 counts and does nothing. Source: Intel 8254 data sheet.
+ * pit: the 8254 timer: channel 0 raises IRQ 0, channel 2 can be polled at port 0x61 (kernels
+ * calibrate with it). Channel 1 counts and does nothing. Source: Intel 8254 data sheet.
  */
 #include "vmmd/vmm/engine-soft/irqchip.h"
 

@@ -2,9 +2,10 @@
 /*
  * ram: guest RAM as the library sees it, page walks, and which pages hold translated code.
  *
- * The library's own tracking of written code is stubbed out (every store takes its slow path); the bitmap here
- * replaces it. Devices write RAM behind the library's back: written code is queued and dropped by the vCPU thread
- * before it begins another block, so the guest never runs stale code after it saw the completion.
+ * The library's own tracking of written code is stubbed out (every store takes its slow path); the
+ * bitmap here replaces it. Devices write RAM behind the library's back: written code is queued and
+ * dropped by the vCPU thread before it begins another block, so the guest never runs stale code
+ * after it saw the completion.
  */
 #include "vmmd/vmm/engine-soft/soft.h"
 

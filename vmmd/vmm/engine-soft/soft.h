@@ -2,12 +2,13 @@
 /*
  * soft: the state of the software engine, shared by its files.
  *
- * The library calls our overrides without a context of ours, so there is one file-scope pointer, soft_self:
- * one engine in a process, set by create and cleared by destroy.
+ * The library calls our overrides without a context of ours, so there is one file-scope pointer,
+ * soft_self: one engine in a process, set by create and cleared by destroy.
  *
- * Threads: the vCPU's thread runs the library and owns everything not said otherwise. `lock` guards irqchip,
- * halted and the queue of written ranges. `attention` asks the vCPU thread to look at all of it at its next
- * block of code: anyone may set it, then soft_interrupt() makes generated code come out.
+ * Threads: the vCPU's thread runs the library and owns everything not said otherwise. `lock` guards
+ * irqchip, halted and the queue of written ranges. `attention` asks the vCPU thread to look at all
+ * of it at its next block of code: anyone may set it, then soft_interrupt() makes generated code
+ * come out.
  */
 #ifndef ENGINE_SOFT_H
 #define ENGINE_SOFT_H
@@ -33,7 +34,8 @@ struct soft_ram {
 };
 
 struct soft_watchpoint {
-    uint64_t vaddr, length, hit_address; /* begins as the library's CPUWatchpoint: its DR code reads it */
+    uint64_t vaddr, length,
+        hit_address; /* begins as the library's CPUWatchpoint: its DR code reads it */
     uint32_t hit_attrs;
     int flags;
     struct soft_watchpoint *next;
@@ -69,7 +71,7 @@ struct engine {
     unsigned n_ram;
     uint64_t *code_pages; /* a bit per RAM page that holds translated code */
     uint64_t code_words;
-    void *any_mapping;    /* answer to "is anything mapped there" */
+    void *any_mapping; /* answer to "is anything mapped there" */
 
     pthread_mutex_t lock;
     pthread_cond_t wake;
@@ -82,12 +84,12 @@ struct engine {
     atomic_bool attention;
     atomic_bool has_thread; /* vcpu_run was entered: `timer` exists */
     timer_t timer;
-    uint64_t timer_due;     /* what `timer` is set to, ns of guest time; UINT64_MAX: not set */
-    uint64_t clock_behind;  /* ns that guest time lacks: pauses */
+    uint64_t timer_due;    /* what `timer` is set to, ns of guest time; UINT64_MAX: not set */
+    uint64_t clock_behind; /* ns that guest time lacks: pauses */
     uint64_t tsc_khz;
 
-    struct soft_lookup *lookups; /* [SOFT_LOOKUPS] */
-    uint32_t n_translated;       /* blocks since the last flush */
+    struct soft_lookup *lookups;          /* [SOFT_LOOKUPS] */
+    uint32_t n_translated;                /* blocks since the last flush */
     uint64_t window_start, window_halted; /* ns: see trim_when_idle() */
     bool was_hlt, defer_flush, flush_pending, in_region_reset;
     bool left; /* vcpu_run shall return exit */
@@ -103,7 +105,8 @@ extern struct engine *soft_self;
 
 /* engine.c */
 void soft_interrupt(struct engine *e); /* any thread, signal handlers too */
-bool soft_attend(struct engine *e);    /* vCPU thread, between blocks: true if an interrupt was begun */
+bool soft_attend(
+    struct engine *e); /* vCPU thread, between blocks: true if an interrupt was begun */
 void soft_leave(struct engine *e, enum engine_exit exit);
 uint64_t soft_now(const struct engine *e);
 uint64_t soft_tsc(const struct engine *e);
