@@ -129,10 +129,8 @@ struct ms_client;
 /* A pool for one share group. `max_bytes`: the store never grows beyond it (0: half of the host).
  */
 int ms_pool_new(struct ms_pool **ret_pool, const char *group, uint64_t max_bytes);
-/*
- * Frees the pool and the clients still attached to it. Guest processes that live on keep what they
- * map: this, not ms_client_detach, is how a daemon lets go of guests that survive it. NULL is fine.
- */
+/* Frees the pool and the clients still attached. Guest processes that live on keep what they map.
+ * NULL is fine. */
 void ms_pool_free(struct ms_pool *pool);
 
 /* A new read-only fd of the store, to pass to a guest process. The caller closes it. Or -errno. */
@@ -155,10 +153,10 @@ int ms_client_serve(struct ms_client *client);
 const char *ms_client_error(const struct ms_client *client); /* "" if none; valid until detach */
 
 /*
- * Drops every reference of this guest process; slots nobody maps any more are freed and punched
- * out. So a guest process that still runs loses pages that it maps: after -EPROTO (or any error but
- * -ECONNRESET) end the process first. The scanner closes its socket only when it ends or when it
- * maps nothing of that pool any more.
+ * Forgets this guest process. Its references are dropped, and slots nobody maps any more are freed
+ * and punched out, as soon as it has closed its end of the socket (it ended, or it maps nothing of
+ * this pool any more): at once, or else in a later call for this pool. So a guest process that
+ * lives on never loses a page that it maps.
  */
 void ms_client_detach(struct ms_client *client);
 

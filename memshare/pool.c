@@ -3,12 +3,14 @@
  * Daemon side: pools, and guest processes coming and going. Messages are served in serve.c.
  *
  * One thread, never blocks, never maps the store. A slot is freed only when no client holds a
- * reference: so detach a client only when its process has ended or has closed the socket.
+ * reference. A client that is detached while its guest process lives becomes an orphan: nothing is
+ * read from it any more, but its references stay until the process closes its end of the socket.
  */
 #include "memshare/pool.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -191,29 +193,64 @@ void ms_pool_count_ram(struct ms_pool *pool, int64_t ram_pages)
     pool->index.max_size = 2 * pages;
 }
 
+/* Frees the client's memory, not what it holds. */
 static void client_free(struct ms_client *client)
 {
-    struct ms_pool *pool = client->pool;
-
-    if (client->hello)
-        ms_pool_count_ram(pool, -(int64_t)client->ram_pages);
     if (client->tmpl)
-        template_put(pool, client->tmpl);
+        template_put(client->pool, client->tmpl);
     ms_refs_free(&client->slots);
     ms_refs_free(&client->blocks);
-    pool->client[client->id] = NULL;
-    pool->n_clients--;
     close(client->sock);
     free(client);
+}
+
+/* The guest process ended, or closed its socket because it maps nothing any more. */
+static bool has_hung_up(const struct ms_client *client)
+{
+    struct pollfd fd = {.fd = client->sock};
+
+    return poll(&fd, 1, 0) == 1 && (fd.revents & POLLHUP);
+}
+
+void ms_pool_reap(struct ms_pool *pool)
+{
+    struct ms_client **link = &pool->orphans;
+
+    while (*link) {
+        struct ms_client *client = *link;
+
+        if (!has_hung_up(client)) {
+            link = &client->next_orphan;
+            continue;
+        }
+        *link = client->next_orphan;
+        drop_all(client);
+        client_free(client);
+    }
 }
 
 void ms_client_detach(struct ms_client *client)
 {
     struct ms_pool *pool = client->pool;
 
-    drop_all(client);
+    if (client->hello)
+        ms_pool_count_ram(pool, -(int64_t)client->ram_pages);
     ms_index_forget_client(&pool->index, client->id);
-    client_free(client);
+    pool->client[client->id] = NULL;
+    pool->n_clients--;
+    client->next_orphan = pool->orphans;
+    pool->orphans = client;
+    ms_pool_reap(pool);
+}
+
+static void free_orphans(struct ms_pool *pool)
+{
+    while (pool->orphans) {
+        struct ms_client *client = pool->orphans;
+
+        pool->orphans = client->next_orphan;
+        client_free(client);
+    }
 }
 
 void ms_pool_free(struct ms_pool *pool)
@@ -224,6 +261,7 @@ void ms_pool_free(struct ms_pool *pool)
     for (uint32_t id = 0; id < pool->n_ids; id++)
         if (pool->client[id])
             client_free(pool->client[id]);
+    free_orphans(pool);
     ms_store_free(&pool->store);
     ms_index_free(&pool->index);
     free(pool->client);

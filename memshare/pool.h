@@ -34,6 +34,7 @@ struct ms_pool {
     struct ms_template_refs *templates;
     struct ms_client **client; /* by id; NULL: free */
     uint32_t n_ids;
+    struct ms_client *orphans; /* detached, but the guest process may still map its slots */
     uint32_t n_clients;
     uint64_t mapped_pages;
     uint64_t ram_pages; /* of all clients, as they say */
@@ -51,6 +52,7 @@ struct ms_pool {
 
 struct ms_client {
     struct ms_pool *pool;
+    struct ms_client *next_orphan;
     int sock;
     uint16_t id;
     bool hello;         /* said HELLO */
@@ -67,6 +69,9 @@ struct ms_client {
     uint32_t look[MS_MAX_LOOK]; /* its pages that another guest turned out to have too */
     char error[160];
 };
+
+/* Frees what detached clients held whose guest process has closed its socket since. */
+void ms_pool_reap(struct ms_pool *pool);
 
 /* A client with so many pages comes or (negative) goes: the index may grow accordingly. */
 void ms_pool_count_ram(struct ms_pool *pool, int64_t ram_pages);

@@ -351,6 +351,7 @@ int ms_client_serve(struct ms_client *client)
 
     clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
     client->pool->index.epoch = (uint8_t)(now.tv_sec / MS_EPOCH_SECONDS);
+    ms_pool_reap(client->pool);
     for (int i = 0; i < SERVE_MAX; i++) {
         int r = serve_one(client);
 

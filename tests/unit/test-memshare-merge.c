@@ -3,6 +3,7 @@
  * Merging, splitting and giving back, with guests as threads of this process. Each test runs with
  * the PAGEMAP_SCAN ioctl and without.
  */
+#include "memshare/pool.h"
 #include "tests/unit/test-memshare.h"
 
 static bool with_scan(void **state)
@@ -366,6 +367,33 @@ static void test_old_pool_keeps_what_is_mapped(void **state)
     end_two(&other, guest);
 }
 
+/* Detached while it lives: it loses nothing, and what it held is freed when it ends. */
+static void test_detached_while_alive(void **state)
+{
+    const uint64_t n = 1024;
+    struct rig rig;
+    struct guest guest[2];
+
+    start_two(&rig, guest, n, state);
+    for (int i = 0; i < 2; i++)
+        WAIT_FOR(guest_ledger(&guest[i]).pool == n / 2 * PAGE);
+    rig_detach(&rig, 0);
+    assert_int_equal(rig_stats(&rig).clients, 1);
+    assert_int_equal(rig_stats(&rig).mapped_pages, n);
+    check(&guest[0], 0, n / 2, 1);
+    guest_end(&guest[1]);
+    WAIT_FOR(rig.error[1] == -ECONNRESET);
+    rig_detach(&rig, 1);
+    assert_int_equal(rig_stats(&rig).mapped_pages, n / 2);
+    assert_int_equal(rig_stats(&rig).slots, n / 2);
+    check(&guest[0], 0, n / 2, 1);
+    guest_end(&guest[0]);
+    ms_pool_reap(rig.pool);
+    assert_int_equal(rig_stats(&rig).slots, 0);
+    assert_int_equal(rig_store_bytes(&rig), 0);
+    rig_end(&rig);
+}
+
 static void test_busy_devices_only_delay(void **state)
 {
     struct guest guest;
@@ -451,6 +479,7 @@ int main(void)
         BOTH(test_mappings_are_a_budget),
         BOTH(test_pool_of_a_new_daemon),
         BOTH(test_old_pool_keeps_what_is_mapped),
+        BOTH(test_detached_while_alive),
         BOTH(test_busy_devices_only_delay),
         BOTH(test_budget_zero_stands_still),
         cmocka_unit_test(test_wrong_configuration),
