@@ -51,15 +51,17 @@ int cow_overlay_create(int fd, const char *backing_name, uint64_t virtual_size,
  * Opens an image. `fd` is qcow2 v2/v3 or raw (`raw` says which: nothing is probed here);
  * `backing_fd` is the raw template under a qcow2 overlay, or -1. Both fds are duplicated; the
  * caller keeps its own. Takes QEMU's image locks (facts: OFD locks on bytes 100..203) so that
- * qemu-img refuses to write to an image in use. -EINVAL: not a valid image (err says what); -EBUSY:
- * locked by someone else; -ENOTSUP: a feature we refuse (encryption, unknown incompatible bits,
+ * qemu-img refuses to write to an image or a template in use; they belong to the open file
+ * description, so open a file once for each cow_open(). -EINVAL: not a valid image (err says what);
+ * -EBUSY: locked by someone else; -ENOTSUP: a feature we refuse (encryption, unknown incompatible
+ * bits,
  * ...); -ENOMEM; -EIO.
  */
 int cow_open(struct cow_disk **ret_disk, int fd, bool raw, int backing_fd, unsigned flags,
              struct cow_error *err);
 
-/* Writes back what is cached, releases locks and memory. NULL is fine. The result of the last
- * flush. */
+/* Flushes, releases locks and memory. NULL is fine. The result of that flush. Without it (kill -9)
+ * the file is what the last flush made it, or a later state: always a clean image. */
 int cow_close(struct cow_disk *disk);
 
 uint64_t cow_size(const struct cow_disk *disk);
@@ -76,8 +78,13 @@ uint64_t cow_size(const struct cow_disk *disk);
 int cow_preadv(struct cow_disk *disk, const struct iovec *iov, int iovcnt, uint64_t offset);
 int cow_pwritev(struct cow_disk *disk, const struct iovec *iov, int iovcnt, uint64_t offset);
 
-/* Everything written before is durable when this returns 0 (data, then refcounts, then L2: the
- * order that survives kill -9 and power loss). */
+/*
+ * Everything written before is durable when this returns 0. Metadata reaches the file only here, in
+ * one step (commit.c): killed or unplugged at any instant, the file is a clean image without leaks
+ * that holds all flushed data. -ENOSPC: nothing is lost, the next flush tries again. Any other
+ * error comes from the disk: what was not flushed may be gone, writes and flushes fail with -EIO
+ * from then on; closing and opening again continues from the last state that was flushed.
+ */
 int cow_flush(struct cow_disk *disk);
 
 /* The range reads as zeroes afterwards (never the template through: zero clusters, not holes). */
@@ -99,7 +106,7 @@ int cow_map(struct cow_disk *disk, uint64_t offset, uint64_t length, uint64_t *r
 struct cow_stats {
     uint64_t reads, writes, flushes, discards; /* requests */
     uint64_t read_bytes, written_bytes;
-    uint64_t allocated_clusters;
+    uint64_t allocated_clusters; /* of the file in use, data and tables; 0 if read-only or raw */
 };
 void cow_get_stats(const struct cow_disk *disk, struct cow_stats *ret_stats);
 

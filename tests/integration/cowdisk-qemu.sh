@@ -60,6 +60,21 @@ for bits in 9 12 16 18 21; do
         n=$((n + 1))
     done
 done
+
+# ---- their images, our writer: compressed, preallocated, zero clusters of both kinds
+for options in "-c" "-c -o cluster_size=4k" "-o preallocation=metadata" "-o cluster_size=512"; do
+    qemu-img convert -f raw -O qcow2 $options "$W/plain.raw" "$W/x.qcow2"
+    qemu-io -f qcow2 -c "write -z 2M 1M" -c "write -z -u 6M 512k" "$W/x.qcow2" >/dev/null
+    qemu-img convert -f qcow2 -O raw "$W/x.qcow2" "$W/model.raw"
+    for seed in 1 2 3; do
+        "$T" random "$W/x.qcow2" - "$W/model.raw" $seed 80 || fail "random over $options"
+        qemu-img check -q -f qcow2 "$W/x.qcow2" || fail "check: over $options, seed $seed"
+        qemu-img compare -q -f qcow2 -F raw "$W/x.qcow2" "$W/model.raw" || fail "compare: over $options, seed $seed"
+    done
+done
+echo "ok: wrote over images of QEMU's"
+
+# ---- commit, rebase
 cp "$W/plain.raw" "$W/template.raw"; cp "$W/plain.raw" "$W/model.raw"
 "$T" create "$W/c.qcow2" "$W/template.raw" $((20 * 1048576 + 2560)) 16 && "$T" random "$W/c.qcow2" "$W/template.raw" "$W/model.raw" 5 200 || fail "commit: preparation"
 qemu-img info "$W/c.qcow2" | grep -q "backing file format: raw" || fail "info"

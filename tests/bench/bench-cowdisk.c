@@ -1,0 +1,319 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What an overlay costs against plain pread and pwrite on the same file system, and against QEMU's
+ * qcow2 driver (`qemu-img bench`, if it is there) doing the same steps: interleaved rounds,
+ * medians. bench-cowdisk [DIR] [--json]
+ */
+#include "cowdisk/cowdisk.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+#define ROUNDS     5
+#define SIZE       (1ull << 30)
+#define BLOCK      4096u
+#define STEP       (65536u + 4096u)
+#define N_READS    100000u
+#define N_WRITES   12000u
+#define N_FLUSHES  300u
+#define N_OVERLAYS 1000u
+
+enum { OURS, RAW, QEMU, N_SIDES };
+
+struct bench {
+    const char *name;
+    int (*run)(int side, double *ret_seconds);
+    unsigned n;
+    double seconds[N_SIDES][ROUNDS];
+    bool has[N_SIDES];
+};
+
+static int base_fd, raw_fd;
+static char dir[512];
+
+static double now(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+}
+
+static uint64_t next_random(uint64_t *state)
+{
+    uint64_t z = *state += 0x9e3779b97f4a7c15ull;
+
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
+    return z ^ (z >> 27);
+}
+
+static const char *path_of(const char *name)
+{
+    static char path[600];
+
+    snprintf(path, sizeof(path), "%s/%s", dir, name);
+    return path;
+}
+
+static int new_file(const char *name)
+{
+    int fd = open(path_of(name), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+
+    if (fd < 0) {
+        perror(path_of(name));
+        exit(1);
+    }
+    return fd;
+}
+
+static struct cow_disk *new_overlay(const char *name)
+{
+    int fd = new_file(name);
+    struct cow_disk *disk;
+    struct cow_error err;
+
+    if (cow_overlay_create(fd, path_of("base.raw"), SIZE, COW_CLUSTER_BITS, &err) < 0 ||
+        cow_open(&disk, fd, false, base_fd, 0, &err) < 0) {
+        fprintf(stderr, "%s\n", err.text);
+        exit(1);
+    }
+    close(fd);
+    return disk;
+}
+
+static void check(int r)
+{
+    if (r < 0) {
+        fprintf(stderr, "%s\n", strerror(-r));
+        exit(1);
+    }
+}
+
+/* `qemu-img bench` with the same count and step, one request at a time. */
+static int run_qemu(const char *options, unsigned n, double *ret_seconds)
+{
+    char command[1400];
+    double start;
+    int r;
+
+    snprintf(command, sizeof(command),
+             "qemu-img create -q -f qcow2 -F raw -b %s/base.raw %s/q.qcow2", dir, dir);
+    if (system(command) != 0)
+        return -ENOENT;
+    snprintf(command, sizeof(command),
+             "qemu-img bench -q -f qcow2 -t writeback -d 1 -s %u -S %u -c %u %s %s/q.qcow2 "
+             ">/dev/null 2>&1",
+             BLOCK, STEP, n, options, dir);
+    start = now();
+    r = system(command);
+    *ret_seconds = now() - start;
+    return r == 0 ? 0 : -EIO;
+}
+
+static int bench_read(int side, double *ret_seconds)
+{
+    static struct cow_disk *disk;
+    static uint8_t buffer[BLOCK];
+    struct iovec iov = {.iov_base = buffer, .iov_len = BLOCK};
+    uint64_t rng = 1;
+    double start;
+
+    if (side == QEMU)
+        return run_qemu("", N_READS, ret_seconds);
+    if (!disk) {
+        disk = new_overlay("read.qcow2");
+        for (uint64_t i = 0; i < SIZE / 65536; i += 2)
+            check(cow_pwritev(disk, &iov, 1, i * 65536));
+        check(cow_flush(disk));
+    }
+    start = now();
+    for (unsigned i = 0; i < N_READS; i++) {
+        uint64_t offset = next_random(&rng) % (SIZE / BLOCK) * BLOCK;
+        if (side == OURS)
+            check(cow_preadv(disk, &iov, 1, offset));
+        else if (pread(base_fd, buffer, BLOCK, (off_t)offset) != BLOCK)
+            return -EIO;
+    }
+    *ret_seconds = now() - start;
+    return 0;
+}
+
+static int bench_sequential(int side, double *ret_seconds)
+{
+    static uint8_t buffer[1 << 20];
+    struct iovec iov = {.iov_base = buffer, .iov_len = sizeof(buffer)};
+    struct cow_disk *disk;
+    double start;
+
+    if (side == QEMU)
+        return -ENOENT;
+    disk = new_overlay("seq.qcow2");
+    start = now();
+    for (uint64_t at = 0; at < SIZE; at += sizeof(buffer)) {
+        if (side == OURS)
+            check(cow_preadv(disk, &iov, 1, at));
+        else if (pread(base_fd, buffer, sizeof(buffer), (off_t)at) != (ssize_t)sizeof(buffer))
+            return -EIO;
+    }
+    *ret_seconds = now() - start;
+    check(cow_close(disk));
+    return 0;
+}
+
+static int write_steps(int side, unsigned n, unsigned flush_every, double *ret_seconds)
+{
+    static uint8_t buffer[BLOCK];
+    struct iovec iov = {.iov_base = buffer, .iov_len = BLOCK};
+    struct cow_disk *disk = side == OURS ? new_overlay("write.qcow2") : NULL;
+    double start = now();
+
+    memset(buffer, 0x42, sizeof(buffer));
+    for (unsigned i = 0; i < n; i++) {
+        uint64_t offset = (uint64_t)i * STEP % (SIZE - STEP);
+        bool flush = flush_every && i % flush_every == 0;
+        if (side == OURS) {
+            check(cow_pwritev(disk, &iov, 1, offset));
+            check(flush ? cow_flush(disk) : 0);
+        } else if (pwrite(raw_fd, buffer, BLOCK, (off_t)offset) != BLOCK ||
+                   (flush && fdatasync(raw_fd) < 0)) {
+            return -errno;
+        }
+    }
+    check(disk ? cow_flush(disk) : fdatasync(raw_fd));
+    *ret_seconds = now() - start;
+    check(cow_close(disk));
+    return 0;
+}
+
+static int bench_write(int side, double *ret_seconds)
+{
+    if (side == QEMU)
+        return run_qemu("-w --flush-interval=100000000", N_WRITES, ret_seconds);
+    return write_steps(side, N_WRITES, 0, ret_seconds);
+}
+
+static int bench_flush(int side, double *ret_seconds)
+{
+    if (side == QEMU)
+        return run_qemu("-w --flush-interval=1", N_FLUSHES, ret_seconds);
+    return write_steps(side, N_FLUSHES, 1, ret_seconds);
+}
+
+static int bench_open(int side, double *ret_seconds)
+{
+    static struct cow_disk *disks[N_OVERLAYS];
+    char name[32];
+    double start = now();
+
+    if (side != OURS)
+        return -ENOENT;
+    for (unsigned i = 0; i < N_OVERLAYS; i++) {
+        snprintf(name, sizeof(name), "many%u.qcow2", i);
+        disks[i] = new_overlay(name);
+    }
+    *ret_seconds = now() - start;
+    for (unsigned i = 0; i < N_OVERLAYS; i++) {
+        check(cow_close(disks[i]));
+        snprintf(name, sizeof(name), "many%u.qcow2", i);
+        unlink(path_of(name));
+    }
+    return 0;
+}
+
+static int compare(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+
+    return x < y ? -1 : x > y;
+}
+
+static void report(struct bench *b, bool json, bool last)
+{
+    double median[N_SIDES] = {0};
+
+    for (int side = 0; side < N_SIDES; side++) {
+        if (b->has[side]) {
+            qsort(b->seconds[side], ROUNDS, sizeof(double), compare);
+            median[side] = b->seconds[side][ROUNDS / 2] / b->n * 1e6;
+        }
+    }
+    if (json)
+        printf(
+            "  {\"name\": \"%s\", \"cowdisk_us\": %.3f, \"raw_us\": %.3f, \"qemu_us\": %.3f}%s\n",
+            b->name, median[OURS], median[RAW], median[QEMU], last ? "" : ",");
+    else
+        printf("%-34s %9.2f us  %9.2f us  %9.2f us   %5.2fx raw  %5.2fx qemu\n", b->name,
+               median[OURS], median[RAW], median[QEMU],
+               median[RAW] > 0 ? median[RAW] / median[OURS] : 0,
+               median[QEMU] > 0 ? median[QEMU] / median[OURS] : 0);
+}
+
+static void prepare(void)
+{
+    static uint8_t buffer[1 << 20];
+    uint64_t rng = 9;
+
+    base_fd = new_file("base.raw");
+    raw_fd = new_file("plain.raw");
+    for (size_t i = 0; i < sizeof(buffer); i += 8) {
+        uint64_t v = next_random(&rng);
+        memcpy(buffer + i, &v, 8);
+    }
+    for (uint64_t at = 0; at < SIZE; at += sizeof(buffer)) {
+        if (pwrite(base_fd, buffer, sizeof(buffer), (off_t)at) != (ssize_t)sizeof(buffer)) {
+            perror("base.raw");
+            exit(1);
+        }
+    }
+    fdatasync(base_fd);
+}
+
+int main(int argc, char **argv)
+{
+    struct bench benches[] = {
+        {.name = "random 4 KiB read", .run = bench_read, .n = N_READS},
+        {.name = "sequential read, per MiB", .run = bench_sequential, .n = SIZE >> 20},
+        {.name = "4 KiB write into a fresh overlay", .run = bench_write, .n = N_WRITES},
+        {.name = "4 KiB write and flush", .run = bench_flush, .n = N_FLUSHES},
+        {.name = "create and open an overlay", .run = bench_open, .n = N_OVERLAYS},
+    };
+    const size_t n = sizeof(benches) / sizeof(benches[0]);
+    const char *parent = "/tmp";
+    char command[600];
+    bool json = false;
+
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--json") == 0)
+            json = true;
+        else
+            parent = argv[i];
+    }
+    struct rlimit files = {.rlim_cur = 4096, .rlim_max = 4096};
+    setrlimit(RLIMIT_NOFILE, &files);
+    snprintf(dir, sizeof(dir), "%.400s/bench-cowdisk.XXXXXX", parent);
+    if (!mkdtemp(dir)) {
+        perror(dir);
+        return 1;
+    }
+    prepare();
+    for (int round = 0; round < ROUNDS; round++) {
+        for (size_t i = 0; i < n; i++) {
+            for (int side = 0; side < N_SIDES; side++)
+                benches[i].has[side] = benches[i].run(side, &benches[i].seconds[side][round]) == 0;
+        }
+    }
+    printf(json ? "[\n" : "%-34s %12s  %12s  %12s\n", "per request, medians", "cowdisk", "raw",
+           "qemu");
+    for (size_t i = 0; i < n; i++)
+        report(&benches[i], json, i == n - 1);
+    if (json)
+        printf("]\n");
+    snprintf(command, sizeof(command), "rm -rf '%s'", dir);
+    return system(command) == 0 ? 0 : 1;
+}
