@@ -114,6 +114,19 @@ $(BUILD)/tests/%: tests/unit/%.c $(TEST_LIBS)
 	@echo "  LINK    $@"
 	@$(CC) $(CPPFLAGS) $(call pkg_cflags,dbus-1 libevent jansson) $(CFLAGS) $(LDFLAGS) -o $@ $< $(TEST_LIBS) $(TEST_SO)
 
+# Tiny guests of our own: freestanding programs that look like a bzImage.
+GUESTS      := $(patsubst tests/guest/%.c,$(BUILD)/guests/%,$(wildcard tests/guest/*.c))
+GUEST_FLAGS := -std=c11 -O2 -ffreestanding -fno-pic -fno-stack-protector -mno-red-zone -mcmodel=small -mgeneral-regs-only \
+               -fcf-protection=none -Wall -Wextra -Werror -Wno-array-bounds -nostdlib -static -Wl,--build-id=none,-z,noexecstack,--no-warn-rwx-segments
+
+$(BUILD)/guests/%: tests/guest/%.c tests/guest/head.S tests/guest/runtime.h tests/guest/guest.ld
+	@mkdir -p $(@D)
+	@echo "  GUEST   $@"
+	@$(CC) $(GUEST_FLAGS) -T tests/guest/guest.ld -o $@.elf tests/guest/head.S $<
+	@objcopy -O binary -j .setup $@.elf $@.setup
+	@objcopy -O binary -j .image $@.elf $@.image
+	@cat $@.setup $@.image >$@
+
 $(BUILD)/bench-%: tests/bench/bench-%.c $(LIBMEMSHARE) $(LIBCOWDISK)
 	@echo "  LINK    $@"
 	@$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.c %.a,$^) $(COWDISK_LIBS) $(MEMSHARE_LIBS) -lm
@@ -123,7 +136,7 @@ $(BUILD)/guest-run: tests/bench/guest-run.c $(LIBVMM) $(LIBCOWDISK) $(BUILD)/vmm
 	@$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.c %.a,$^) $(COWDISK_LIBS)
 
 .PHONY: test-programs unit check check-asan check-integration demo bench format format-check deps help clean install
-test-programs: $(UNIT_TESTS) $(FAKES) $(BUILD)/guest-run
+test-programs: $(UNIT_TESTS) $(FAKES) $(GUESTS) $(BUILD)/guest-run
 
 unit: $(UNIT_TESTS) $(FAKES)
 	@tests/run.sh $(UNIT_TESTS)

@@ -288,6 +288,9 @@ void machine_device_failed(struct machine *m, const char *device, const char *re
 {
     char text[MACHINE_TEXT];
 
+    if (m->n_failures >= MACHINE_MAX_FAILURES)
+        return;
+    m->n_failures++;
     snprintf(text, sizeof(text), "%s: %s", device, reason);
     if (m->events.device_failed)
         m->events.device_failed(m->events.opaque, text);

@@ -22,6 +22,8 @@
 
 #define MACHINE_MAX_DEVICES 24
 #define MACHINE_TEXT        256
+#define MACHINE_MAX_FAILURES \
+    64 /* device failures reported in a guest's life: it could make any number */
 
 struct state;
 struct machine;
@@ -78,6 +80,7 @@ struct machine {
     struct device devices[MACHINE_MAX_DEVICES];
     unsigned n_devices;
     struct machine_events events;
+    unsigned n_failures;
     bool paused;
     uint64_t paused_at, clock_behind; /* ns: when the pause began; what all pauses sum up to */
     enum machine_end end;

@@ -246,8 +246,6 @@ static bool serve_one(struct virtio_blk *b)
         written = serve_request(b);
         pthread_mutex_lock(&m->lock);
         virtq_push(&b->v.queues[0], &b->chain, written);
-        if (b->v.queues[0].broken)
-            virtio_fail(&b->v, b->v.queues[0].broken);
         virtio_signal(&b->v, 0);
         pthread_mutex_unlock(&m->lock);
     }

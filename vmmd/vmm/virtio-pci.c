@@ -69,6 +69,8 @@ void virtio_signal(struct virtio *v, unsigned queue)
 {
     struct virtq *q = &v->queues[queue];
 
+    if (q->broken)
+        virtio_fail(v, q->broken);
     if (virtio_ready(v) && virtq_needs_interrupt(q))
         interrupt(v, q->vector, ISR_QUEUE);
 }

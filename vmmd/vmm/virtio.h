@@ -55,7 +55,8 @@ int virtio_init(struct virtio *v, const struct virtio_ops *ops, struct machine *
 bool virtio_ready(const struct virtio *v);
 bool virtio_has(const struct virtio *v, uint64_t feature);
 
-/* Interrupts the guest for a queue if it wants that; for a change of configuration. */
+/* Interrupts the guest for a queue if it wants that (a ring found broken fails the device); for a
+ * change of configuration. */
 void virtio_signal(struct virtio *v, unsigned queue);
 void virtio_config_changed(struct virtio *v);
 
