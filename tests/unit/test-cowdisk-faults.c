@@ -420,9 +420,11 @@ static void cut_before_sync(void *opaque)
 static void run_power_cuts(uint64_t seed, unsigned bits, uint64_t size, int steps)
 {
     uint64_t capacity = 2 * size + (24ull << bits) + (1u << 20);
+    const char *more = getenv("CUT_FACTOR"); /* for long runs */
     uint8_t *image = malloc(capacity);
     struct disk d;
 
+    steps *= more ? atoi(more) : 1;
     disk_start(&d, seed, bits, size);
     shim_start(d.fd, capacity);
     shim.before_sync = cut_before_sync;
@@ -585,9 +587,13 @@ static void test_full_then_room(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_power_512),         cmocka_unit_test(test_power_4k),
-        cmocka_unit_test(test_power_64k),         cmocka_unit_test(test_power_inside_commit),
-        cmocka_unit_test(test_full_now_and_then), cmocka_unit_test(test_full_then_room),
+        cmocka_unit_test(test_power_512),
+        cmocka_unit_test(test_power_4k),
+        cmocka_unit_test(test_power_8k),
+        cmocka_unit_test(test_power_64k),
+        cmocka_unit_test(test_power_inside_commit),
+        cmocka_unit_test(test_full_now_and_then),
+        cmocka_unit_test(test_full_then_room),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
