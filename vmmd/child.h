@@ -59,7 +59,8 @@ void child_describe_end(const siginfo_t *info, char *text, size_t size);
 
 /*
  * The path of a program of ours: in $VMMD_LIBEXEC, else beside the daemon's own executable, else in
- * the directory given at build time. 0, or -errno with `problem` naming what is missing.
+ * ../libexec/vmmd seen from there, else in the directory given at build time. 0, or -errno with
+ * `problem` naming what is missing.
  */
 int child_find_program(const char *name, char *path, size_t size, struct problem *problem);
 

@@ -443,5 +443,6 @@ int main(int argc, char **argv)
     };
 
     be_a_fake_if_asked(argc, argv);
+    alarm(10 * TEST_LIMIT_SECS); /* a loop that never ends is a failure, too */
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
