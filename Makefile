@@ -73,7 +73,7 @@ MEMSHARE_LIBS := -lxxhash
 BUS_LIBS      := -ldbus-1 -levent_core
 DAEMON_LIBS   := $(BUS_LIBS) -ljansson -linih -lsystemd -lcap-ng
 GUEST_LIBS    := -lseccomp -lcap-ng -lrt -lm
-IMPORT_LIBS   := -lext2fs -lcom_err -lblkid -lqcow -lseccomp -lcap-ng
+IMPORT_LIBS   := -lext2fs -lcom_err -lblkid -lseccomp -lcap-ng
 
 $(BUILD)/obj/vmmd/vmm/acpi.o: $(BUILD)/gen/dsdt.hex
 
@@ -105,7 +105,7 @@ $(BUILD)/vmctl: $(call objs,$(CLI_SRC)) $(LIBBUS)
 
 UNIT_TESTS  := $(patsubst tests/unit/%.c,$(BUILD)/tests/%,$(wildcard tests/unit/test-*.c))
 FAKES       := $(patsubst tests/unit/%.c,$(BUILD)/tests/%,$(wildcard tests/unit/fake-*.c))
-INTEGRATION := $(filter-out %/functions.sh,$(wildcard tests/integration/*.sh))
+INTEGRATION := $(filter-out %functions.sh,$(wildcard tests/integration/*.sh))
 TEST_LIBS   := $(LIBVMM) $(LIBDAEMON) $(LIBBUS) $(LIBMEMSHARE) $(LIBCOWDISK)
 TEST_SO     := -lcmocka $(DAEMON_LIBS) $(GUEST_LIBS) $(COWDISK_LIBS) $(MEMSHARE_LIBS)
 

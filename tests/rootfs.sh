@@ -13,12 +13,13 @@ mkdir -p "$dir"
 work=$(mktemp -d "$dir/work.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
-sources() { # apt's own sources, in whichever of the two formats
+sources() { # apt's own sources, in whichever of the two formats, for the wanted suite
+    host=$(. /etc/os-release; echo "$VERSION_CODENAME")
     if [ -f /etc/apt/sources.list.d/debian.sources ]; then
         cat /etc/apt/sources.list.d/debian.sources
     else
         grep -h '^deb ' /etc/apt/sources.list
-    fi
+    fi | sed "s/\\b$host\\b/$suite/g"
 }
 
 packages=systemd,systemd-sysv,udev,dbus,login,util-linux,e2fsprogs,kmod,procps,initramfs-tools,zstd,$kernel
