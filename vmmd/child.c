@@ -52,20 +52,25 @@ static void reset_signals(void)
     sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
-/* Makes the child's fds 0..n-1 of spec->fds and closes all others. */
-static int arrange_fds(const struct child_spec *spec)
+/*
+ * Makes the child's fds 0..n-1 of spec->fds and n the gate, and closes all others: at once, not
+ * when the gate opens, because among them is the daemon's lock on its directories.
+ */
+static int arrange_fds(const struct child_spec *spec, int gate)
 {
-    int high[CHILD_FDS_MAX];
+    int high[CHILD_FDS_MAX + 1];
 
-    for (int i = 0; i < spec->n_fds; i++) {
-        high[i] = fcntl(spec->fds[i], F_DUPFD, HIGH_FD);
+    for (int i = 0; i <= spec->n_fds; i++) {
+        high[i] = fcntl(i < spec->n_fds ? spec->fds[i] : gate, F_DUPFD, HIGH_FD);
         if (high[i] < 0)
             return -errno;
     }
     for (int i = 0; i < spec->n_fds; i++)
         if (dup2(high[i], i) < 0)
             return -errno;
-    return close_range((unsigned)spec->n_fds, ~0u, 0) < 0 ? -errno : 0;
+    if (dup3(high[spec->n_fds], spec->n_fds, O_CLOEXEC) < 0)
+        return -errno;
+    return close_range((unsigned)spec->n_fds + 1, ~0u, 0) < 0 ? -errno : 0;
 }
 
 static bool wait_at_gate(int gate)
@@ -88,8 +93,9 @@ static _Noreturn void run_child(const struct child_spec *spec, int gate)
         setsid();
     else
         prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (!wait_at_gate(gate) || chdir("/") < 0 || arrange_fds(spec) < 0)
+    if (chdir("/") < 0 || arrange_fds(spec, gate) < 0 || !wait_at_gate(spec->n_fds))
         _exit(EXIT_NO_EXEC);
+    close(spec->n_fds);
     if (!spec->argv)
         _exit(spec->function(spec->data));
     execve(spec->argv[0], spec->argv, no_environment);
@@ -299,6 +305,10 @@ int child_find_program(const char *name, char *path, size_t size, struct problem
     if (n > 0) {
         self[n] = '\0';
         *strrchr(self, '/') = '\0';
+        if (program_in(self, name, path, size))
+            return 0;
+        /* Installed under some prefix: PREFIX/sbin/vmmd, PREFIX/libexec/vmmd/NAME. */
+        strncat(self, "/../libexec/vmmd", sizeof(self) - strlen(self) - 1);
         if (program_in(self, name, path, size))
             return 0;
     }

@@ -33,6 +33,8 @@
 
 #define GUEST_USER        "vmmd-guest"
 #define NOBODY            65534u
+#define LOCK_TRIES        10
+#define LOCK_PAUSE_NS     25000000
 #define MAP_COUNT_DEFAULT 65530u /* the kernel's, if vm.max_map_count cannot be read */
 
 uint64_t now_usec(void)
@@ -88,8 +90,14 @@ static int take_lock(const char *path, int dir_fd, int *ret_lock, struct problem
 
     if (fd < 0)
         return problem_errno(problem, -errno, "cannot open %s/lock", path);
-    if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
-        r = -errno;
+    /* A daemon that was just killed may have left a child between fork and exec, which has the lock
+     * for a moment longer. */
+    r = flock(fd, LOCK_EX | LOCK_NB) < 0 ? -errno : 0;
+    for (int i = 0; r == -EWOULDBLOCK && i < LOCK_TRIES; i++) {
+        nanosleep(&(struct timespec){.tv_nsec = LOCK_PAUSE_NS}, NULL);
+        r = flock(fd, LOCK_EX | LOCK_NB) < 0 ? -errno : 0;
+    }
+    if (r < 0) {
         close(fd);
         if (r == -EWOULDBLOCK)
             return problem_set(problem, PROBLEM_IN_USE, "another vmmd uses %s", path);

@@ -52,7 +52,7 @@ static void import_misbehave(const char *word)
     if (strncmp(word, "fail", 4) == 0)
         import_fail("this is\nno image");
     if (strncmp(word, "crash", 5) == 0)
-        raise(SIGSEGV);
+        raise(SIGKILL);
     if (strncmp(word, "lie", 3) == 0 && send(STATUS, "lie", 3, MSG_NOSIGNAL) == 3)
         pause();
     if (strncmp(word, "hang", 4) == 0)
