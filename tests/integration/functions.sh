@@ -176,3 +176,51 @@ expect()
     got=$("$@" 2>&1) || fail "failed: $* -> $got"
     [ "$got" = "$wanted" ] || fail "expected \"$wanted\" of: $* -> \"$got\""
 }
+
+# Lets vmmd run tests/unit/fake-guest.c and fake-guest-import.c in place of the real programs; before
+# start_vmmd. (A fake's behaviour is told by its guest's name, an import's by the image's first word.)
+use_fakes()
+{
+    need_built tests/fake-guest tests/fake-guest-import
+    mkdir "$TMP/libexec"
+    ln -s "$BUILD/tests/fake-guest" "$TMP/libexec/vmmd-guest"
+    ln -s "$BUILD/tests/fake-guest-import" "$TMP/libexec/vmmd-import"
+    export VMMD_LIBEXEC="$TMP/libexec"
+}
+
+# ---- calls of the bare bus (gdbus) ----
+
+# bus_call PATH INTERFACE.METHOD ARGUMENT...
+bus_call()
+{
+    path=$1 method=$2
+    shift 2
+    DBUS_SESSION_BUS_ADDRESS=$VMMD_BUS_ADDRESS gdbus call --session --dest org.vmmd1 \
+        --object-path "$path" --method "$method" "$@"
+}
+
+manager()
+{
+    method=$1
+    shift
+    bus_call /org/vmmd1 "org.vmmd1.Manager.$method" "$@"
+}
+
+# guest LABEL METHOD ARGUMENT...: LABEL is the name with every byte outside [A-Za-z0-9] as _xx.
+guest()
+{
+    label=$1 method=$2
+    shift 2
+    bus_call "/org/vmmd1/guest/$label" "org.vmmd1.Guest.$method" "$@"
+}
+
+# property PATH INTERFACE NAME: its value as GVariant text.
+property()
+{
+    bus_call "$1" org.freedesktop.DBus.Properties.Get "$2" "$3" | sed 's/^(<\(.*\)>,)$/\1/'
+}
+
+guest_property()
+{
+    property "/org/vmmd1/guest/$1" org.vmmd1.Guest "$2"
+}
