@@ -1,0 +1,309 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * vmctl template import, list, info, delete.
+ *
+ * Files are opened here and passed as descriptors: vmmd reads what the caller may read. An import
+ * that is interrupted is cancelled.
+ */
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* ---- import ---- */
+
+struct import {
+    char *job; /* object path; NULL until vmmd has told it */
+    struct cli_progress progress;
+    bool finished;
+    char *state, *error;
+};
+
+static int open_input(const char *path)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+    struct stat st;
+
+    if (fd < 0) {
+        cli_tell("cannot open %s: %m", path);
+        return -1;
+    }
+    if (fstat(fd, &st) == 0 && S_ISDIR(st.st_mode)) {
+        cli_tell("cannot use %s: it is a directory", path);
+        close(fd);
+        return -1;
+    }
+    return fd;
+}
+
+static void on_progress(void *opaque, DBusMessage *signal)
+{
+    struct import *import = opaque;
+    DBusMessageIter iter, dict, value;
+    const char *key;
+
+    if (!import->job || strcmp(dbus_message_get_path(signal), import->job) ||
+        !dbus_message_has_signature(signal, "sa{sv}as"))
+        return;
+    dbus_message_iter_init(signal, &iter);
+    dbus_message_iter_next(&iter);
+    dbus_message_iter_recurse(&iter, &dict);
+    while (bus_dict_next(&dict, &key, &value)) {
+        double fraction;
+
+        if (!strcmp(key, "Progress") && bus_get(&value, DBUS_TYPE_DOUBLE, &fraction))
+            cli_progress_show(&import->progress, fraction);
+    }
+}
+
+static void on_finished(void *opaque, DBusMessage *signal)
+{
+    struct import *import = opaque;
+    const char *state, *error, *result;
+
+    if (import->finished || !import->job || strcmp(dbus_message_get_path(signal), import->job) ||
+        !dbus_message_get_args(signal, NULL, DBUS_TYPE_STRING, &state, DBUS_TYPE_STRING, &error,
+                               DBUS_TYPE_STRING, &result, DBUS_TYPE_INVALID))
+        return;
+    import->finished = true;
+    import->state = strdup(state);
+    import->error = strdup(error);
+}
+
+static int subscribe(struct cli *cli, struct import *import)
+{
+    struct bus_error err;
+
+    if (bus_match(cli->bus, CLI_NAME, CLI_ROOT "/job/", DBUS_INTERFACE_PROPERTIES,
+                  "PropertiesChanged", on_progress, import, &err) == 0 &&
+        bus_match(cli->bus, CLI_NAME, CLI_ROOT "/job/", CLI_JOB, "Finished", on_finished, import,
+                  &err) == 0)
+        return 0;
+    cli_tell("%s", err.text);
+    return -1;
+}
+
+/* Opens the file an option names and puts its descriptor into the options. */
+static int put_file(DBusMessageIter *dict, const struct cli_args *args, enum cli_option option,
+                    const char *key)
+{
+    int fd = -1;
+    bool ok;
+
+    if (!args->value[option])
+        return 0;
+    fd = open_input(args->value[option]);
+    if (fd < 0)
+        return -1;
+    ok = bus_dict_put(dict, key, DBUS_TYPE_UNIX_FD, &fd);
+    close(fd); /* the message has its own */
+    return ok ? 0 : -1;
+}
+
+static int fill_request(DBusMessage *message, const struct cli_args *args)
+{
+    const char *cmdline = args->value[OPT_CMDLINE];
+    DBusMessageIter iter, dict;
+    int disk = open_input(args->value[OPT_DISK]);
+    bool ok;
+
+    if (disk < 0)
+        return -1;
+    dbus_message_iter_init_append(message, &iter);
+    ok = dbus_message_iter_append_basic(&iter, DBUS_TYPE_STRING, &args->name[0]) &&
+         dbus_message_iter_append_basic(&iter, DBUS_TYPE_UNIX_FD, &disk) &&
+         bus_dict_open(&iter, &dict);
+    close(disk);
+    if (!ok)
+        return -1;
+    if (put_file(&dict, args, OPT_KERNEL, "kernel") < 0 ||
+        put_file(&dict, args, OPT_INITRD, "initrd") < 0 ||
+        (cmdline && !bus_dict_put(&dict, "cmdline", DBUS_TYPE_STRING, &cmdline))) {
+        dbus_message_iter_abandon_container(&iter, &dict);
+        return -1;
+    }
+    return bus_dict_close(&iter, &dict) ? 0 : -1;
+}
+
+static int request(struct cli *cli, const struct cli_args *args, struct import *import)
+{
+    DBusMessage *message = bus_method(CLI_NAME, CLI_ROOT, CLI_MANAGER, "ImportTemplate");
+    DBusMessage *reply;
+    const char *job;
+
+    if (message && fill_request(message, args) < 0) {
+        dbus_message_unref(message);
+        return -1;
+    }
+    if (cli_send(cli, message, &reply) < 0)
+        return -1;
+    if (dbus_message_get_args(reply, NULL, DBUS_TYPE_OBJECT_PATH, &job, DBUS_TYPE_INVALID))
+        import->job = strdup(job);
+    dbus_message_unref(reply);
+    return import->job ? 0 : -1;
+}
+
+/* The signal may have been sent before we knew which job is ours; then its properties tell. */
+static void look_at_job(struct cli *cli, struct import *import)
+{
+    struct bus_error err;
+    char *state;
+
+    if (bus_get_property(cli->bus, CLI_NAME, import->job, CLI_JOB, "State", DBUS_TYPE_STRING,
+                         &state, &err) < 0)
+        return;
+    if (!strcmp(state, "running")) {
+        free(state);
+        return;
+    }
+    import->finished = true;
+    import->state = state;
+    if (bus_get_property(cli->bus, CLI_NAME, import->job, CLI_JOB, "Error", DBUS_TYPE_STRING,
+                         &import->error, &err) < 0)
+        import->error = NULL;
+}
+
+static int wait_finished(struct cli *cli, struct import *import)
+{
+    int r = 0;
+
+    look_at_job(cli, import);
+    while (!import->finished && r == 0) {
+        r = cli_wait(cli, -1);
+        if (r == -EINTR) {
+            cli_progress_end(&import->progress);
+            cli_tell("interrupted: cancelling the import");
+            cli_call(cli, NULL, import->job, CLI_JOB, "Cancel", DBUS_TYPE_INVALID);
+            return -1;
+        }
+    }
+    cli_progress_end(&import->progress);
+    if (r < 0)
+        return -1;
+    if (import->state && !strcmp(import->state, "done"))
+        return 0;
+    cli_tell("the import %s%s%s", import->state ? import->state : "failed",
+             import->error && *import->error ? ": " : "", import->error ? import->error : "");
+    return -1;
+}
+
+int cli_template_import(struct cli *cli, const struct cli_args *args)
+{
+    struct import import = {0};
+    int r = subscribe(cli, &import);
+
+    if (r == 0)
+        r = request(cli, args, &import);
+    if (r == 0)
+        r = cli_catch_signals(cli);
+    if (r == 0) {
+        cli_progress_start(&import.progress, "importing %s", args->name[0]);
+        r = wait_finished(cli, &import);
+    }
+    free(import.job);
+    free(import.state);
+    free(import.error);
+    return r < 0 ? CLI_FAILED : CLI_DONE;
+}
+
+/* ---- list and info ---- */
+
+static json_t *template_row(const struct cli_template *tmpl)
+{
+    json_t *guests = json_array();
+
+    for (size_t i = 0; i < tmpl->n_guests; i++)
+        json_array_append_new(guests, json_string(tmpl->guests[i]));
+    return json_pack("{s:s, s:I, s:I, s:s, s:s, s:s, s:b, s:I, s:s, s:i, s:o}", "name", tmpl->name,
+                     "size", (json_int_t)tmpl->size, "disk_usage", (json_int_t)tmpl->disk_usage,
+                     "os", tmpl->os_name, "kernel", tmpl->kernel_name, "cmdline", tmpl->cmdline,
+                     "initrd", (int)tmpl->has_initrd, "created", (json_int_t)tmpl->created, "path",
+                     tmpl->directory, "guest_count", (int)tmpl->n_guests, "guests", guests);
+}
+
+int cli_template_list(struct cli *cli, const struct cli_args *args)
+{
+    static const struct cli_column columns[] = {
+        {"name", "NAME", KIND_TEXT},          {"size", "SIZE", KIND_SIZE},
+        {"disk_usage", "ON DISK", KIND_SIZE}, {"guest_count", "GUESTS", KIND_NUMBER},
+        {"kernel", "KERNEL", KIND_TEXT},      {"os", "SYSTEM", KIND_TEXT},
+        {"created", NULL, KIND_TIME},         {0},
+    };
+    struct cli_objects objects;
+    json_t *rows;
+
+    (void)args;
+    if (cli_objects_get(cli, &objects) < 0)
+        return CLI_FAILED;
+    rows = json_array();
+    for (size_t i = 0; i < objects.n_templates; i++)
+        json_array_append_new(rows, template_row(&objects.tmpl[i]));
+    cli_print_rows(cli, rows, columns);
+    json_decref(rows);
+    cli_objects_free(&objects);
+    return CLI_DONE;
+}
+
+static const struct cli_template *find_template(const struct cli_objects *objects, const char *name)
+{
+    for (size_t i = 0; i < objects->n_templates; i++)
+        if (!strcmp(objects->tmpl[i].name, name))
+            return &objects->tmpl[i];
+    cli_tell("there is no template %s", name);
+    return NULL;
+}
+
+static const struct cli_column info_columns[] = {
+    {"name", "Name", KIND_TEXT},
+    {"os", "System", KIND_TEXT},
+    {"kernel", "Kernel", KIND_TEXT},
+    {"initrd", "Initial RAM disk", KIND_TEXT},
+    {"cmdline", "Command line", KIND_TEXT},
+    {"size", "Size", KIND_SIZE},
+    {"disk_usage", "On disk", KIND_SIZE},
+    {"path", "Directory", KIND_TEXT},
+    {"created", "Created", KIND_TIME},
+    {"guests", "Guests", KIND_TEXT},
+    {0},
+};
+
+int cli_template_info(struct cli *cli, const struct cli_args *args)
+{
+    struct cli_objects objects;
+    int status = CLI_DONE;
+    json_t *rows;
+
+    if (cli_objects_get(cli, &objects) < 0)
+        return CLI_FAILED;
+    rows = json_array();
+    for (int i = 0; i < args->n_names; i++) {
+        const struct cli_template *tmpl = find_template(&objects, args->name[i]);
+
+        if (tmpl)
+            json_array_append_new(rows, template_row(tmpl));
+        else
+            status = CLI_FAILED;
+    }
+    cli_print_objects(cli, rows, info_columns, args->n_names > 1);
+    json_decref(rows);
+    cli_objects_free(&objects);
+    return status;
+}
+
+int cli_template_delete(struct cli *cli, const struct cli_args *args)
+{
+    int status = CLI_DONE;
+
+    for (int i = 0; i < args->n_names; i++) {
+        char *path = cli_template_path(cli, args->name[i]);
+
+        if (!path || cli_call(cli, NULL, path, CLI_TEMPLATE, "Delete", DBUS_TYPE_INVALID) < 0)
+            status = CLI_FAILED;
+        free(path);
+    }
+    return status;
+}
