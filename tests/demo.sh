@@ -41,7 +41,7 @@ cat >"$work/bus.conf" <<END
 <policy context="default"><allow send_destination="*"/><allow receive_sender="*"/><allow own="*"/></policy></busconfig>
 END
 mkfifo "$work/address"
-dbus-daemon --config-file="$work/bus.conf" --nofork --nosyslog --print-address >"$work/address" &
+dbus-daemon --config-file="$work/bus.conf" --nofork --nosyslog --print-address >"$work/address" 2>"$work/bus.log" &
 bus_pid=$!
 read -r VMMD_BUS_ADDRESS <"$work/address"
 export VMMD_BUS_ADDRESS

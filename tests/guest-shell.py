@@ -51,16 +51,18 @@ def main():
     name, command = sys.argv[1], sys.argv[2]
     console = Console(name)
     console.send("")
-    which, _, _ = console.wait(r"login: $", r"[#$] $")
+    which, _, _ = console.wait(r"login: $", r"[#$] .{0,8}$")
     if which == 0:
         console.send("root")
-        console.wait(r"[#$] $")
-    console.send("stty -echo; PS1=; dmesg -n 1; echo quiet-$((1 + 1))")
+        console.wait(r"[#$] .{0,8}$")
+    # A shell without line editing, so that nothing but the command's output comes back.
+    console.send("exec env PS1= PS2= sh")
+    console.send("stty -echo; dmesg -n 1; echo quiet-$((1 + 1))")
     console.wait(r"quiet-2\n")
     console.send("{ %s\n} 2>&1; echo status-$?-$((1 + 1))" % command)
     _, match, output = console.wait(r"status-(\d+)-2\n")
-    console.send("stty echo; PS1='# '")
-    console.wait(r"# $")
+    console.send("stty echo; PS1='# '; exec bash")
+    console.wait(r"# .{0,8}$")
     console.close()
     sys.stdout.write(output)
     sys.exit(int(match.group(1)))
