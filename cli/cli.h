@@ -72,7 +72,7 @@ enum cli_option {
 
 struct cli_args {
     const char *value[OPT_N]; /* NULL: not given; "" for one without an argument */
-    const char **name;        /* positional */
+    const char **name;        /* positional; ends with NULL */
     int n_names;
 };
 
@@ -80,8 +80,7 @@ struct cli_args {
 
 struct cli_command {
     const char *words; /* "template import" */
-    const char *names; /* positional arguments, for the usage line */
-    int min_names, max_names;
+    const char *names; /* positional arguments: "", "NAME", "NAME..." (one or more), "[NAME...]" */
     enum cli_option required[3], optional[CLI_MAX_OPTIONS];
     const char *help; /* one line */
     int (*run)(struct cli *cli, const struct cli_args *args);
@@ -174,7 +173,7 @@ bool cli_guest_is_up(const struct cli_guest *guest); /* running or paused */
 
 /* ---- table.c ---- */
 
-enum cli_kind { KIND_TEXT, KIND_NUMBER, KIND_SIZE, KIND_TIME, KIND_SECONDS };
+enum cli_kind { KIND_TEXT, KIND_NUMBER, KIND_PID, KIND_SIZE, KIND_TIME, KIND_SECONDS };
 
 struct cli_column {
     const char *key;   /* of the row's JSON object */

@@ -8,7 +8,7 @@ int cli_list(struct cli *cli, const struct cli_args *args)
 {
     static const struct cli_column columns[] = {
         {"name", "NAME", KIND_TEXT},         {"state", "STATE", KIND_TEXT},
-        {"engine", "ENGINE", KIND_TEXT},     {"pid", "PID", KIND_NUMBER},
+        {"engine", "ENGINE", KIND_TEXT},     {"pid", "PID", KIND_PID},
         {"memory", "MEMORY", KIND_SIZE},     {"vcpus", "VCPUS", KIND_NUMBER},
         {"template", "TEMPLATE", KIND_TEXT}, {0},
     };
@@ -39,7 +39,7 @@ static const struct cli_column info_columns[] = {
     {"state", "State", KIND_TEXT},
     {"reason", "Reason", KIND_TEXT},
     {"engine", "Engine", KIND_TEXT},
-    {"pid", "Process", KIND_NUMBER},
+    {"pid", "Process", KIND_PID},
     {"template", "Template", KIND_TEXT},
     {"memory", "Memory", KIND_SIZE},
     {"vcpus", "Processors", KIND_NUMBER},

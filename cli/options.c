@@ -238,19 +238,34 @@ static enum cli_exit take_option(const struct cli_command *command, int argc, ch
     return CLI_DONE;
 }
 
-static enum cli_exit check(const struct cli_command *command, const struct cli_args *args)
+/* How many names a command takes is in its usage: see cli.h. */
+static enum cli_exit check_names(const struct cli_command *command, const struct cli_args *args)
 {
-    if (args->n_names < command->min_names)
+    bool optional = command->names[0] == '[' || !command->names[0];
+    bool many = strstr(command->names, "...");
+    int max = command->names[0] ? 1 : 0;
+
+    if (!optional && !args->n_names)
         return usage(command, "something is missing", command->names);
-    if (args->n_names > command->max_names)
-        return usage(command, "too many arguments", args->name[command->max_names]);
-    for (const enum cli_option *option = command->required; *option; option++)
-        if (!args->value[*option])
-            return usage(command, "option is missing: --", specs[*option].name);
+    if (!many && args->n_names > max)
+        return usage(command, "too many arguments", args->name[max]);
     for (int i = 0; i < args->n_names; i++)
         if (!*args->name[i])
             return usage(command, "a name must not be empty", NULL);
     return CLI_DONE;
+}
+
+static enum cli_exit check(const struct cli_command *command, const struct cli_args *args)
+{
+    for (const enum cli_option *option = command->required; *option; option++) {
+        char text[64];
+
+        if (args->value[*option])
+            continue;
+        snprintf(text, sizeof(text), "--%s", specs[*option].name);
+        return usage(command, "an option is missing", text);
+    }
+    return check_names(command, args);
 }
 
 enum cli_exit cli_parse(int argc, char **argv, const struct cli_command **ret_command,
@@ -286,12 +301,15 @@ enum cli_exit cli_parse(int argc, char **argv, const struct cli_command **ret_co
         return words ? usage(NULL, "unknown command", ret_args->name[0])
                      : usage(NULL, "a command is missing", NULL);
     }
-    if (ret_args->value[OPT_HELP] || ret_args->value[OPT_VERSION])
+    if (ret_args->value[OPT_HELP] || ret_args->value[OPT_VERSION]) {
+        ret_args->name[0] = NULL;
         return CLI_DONE;
+    }
     skip = strchr(command->words, ' ') ? 2 : 1;
     ret_args->n_names = words - skip;
     memmove(ret_args->name, ret_args->name + skip,
             (size_t)ret_args->n_names * sizeof(*ret_args->name));
+    ret_args->name[ret_args->n_names] = NULL;
     return check(command, ret_args);
 }
 

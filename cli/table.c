@@ -15,7 +15,7 @@
 
 static bool is_right(enum cli_kind kind)
 {
-    return kind == KIND_NUMBER || kind == KIND_SIZE || kind == KIND_SECONDS;
+    return kind == KIND_NUMBER || kind == KIND_PID || kind == KIND_SIZE || kind == KIND_SECONDS;
 }
 
 /* A list of texts on one line; malloc'ed. */
@@ -72,7 +72,9 @@ static char *cell(const json_t *value, enum cli_kind kind)
     }
     if (json_is_boolean(value))
         return strdup(json_is_true(value) ? "yes" : "no");
-    if (json_is_string(value) && !*json_string_value(value))
+    if ((json_is_string(value) && !*json_string_value(value)) ||
+        (json_is_array(value) && !json_array_size(value)) ||
+        (kind == KIND_PID && !json_integer_value(value)))
         return strdup("-");
     return raw_cell(value);
 }
