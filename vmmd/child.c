@@ -215,6 +215,15 @@ void child_release(struct child *child)
     child->gate = -1;
 }
 
+void child_abort(struct child *child)
+{
+    pid_t pid = child->pid;
+
+    child_kill(child);
+    child_free(child);
+    waitpid(pid, NULL, 0);
+}
+
 int child_adopt(struct child **ret_child, struct event_base *base, pid_t pid, uint64_t start_ticks,
                 child_exited_fn exited, void *opaque)
 {

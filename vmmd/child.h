@@ -49,6 +49,9 @@ pid_t child_pid(const struct child *child);
 /* When it started, in clock ticks since boot: pid and this name a process until reboot. */
 uint64_t child_start_ticks(const struct child *child);
 
+/* Ends and frees one that was not released. */
+void child_abort(struct child *child);
+
 void child_kill(struct child *child); /* SIGKILL; `exited` follows */
 
 /* Stops watching and frees; the process lives on (one at its gate ends). NULL is fine. */

@@ -215,6 +215,7 @@ int dir_discard(int dir_fd, const char *name)
     char temp[FILEIO_NAME_MAX];
 
     snprintf(temp, sizeof(temp), FILEIO_TEMP_PREFIX "gone-%s", name);
+    dir_remove(dir_fd, temp); /* of an earlier one of this name that could not be removed whole */
     if (renameat(dir_fd, name, dir_fd, temp) < 0)
         return -errno;
     fsync(dir_fd);            /* if this fails the removal below still happens */

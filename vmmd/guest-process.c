@@ -129,6 +129,22 @@ static void arm(struct guest *guest, unsigned seconds)
     event_add(guest->timer, &(struct timeval){.tv_sec = seconds});
 }
 
+/* Writes down who it is. A guest process that a restarted daemon would not find must not begin. */
+static int record(struct guest *guest, struct problem *problem)
+{
+    int r;
+
+    guest->started = now_usec();
+    r = guest_store_record(guest);
+    if (r == 0)
+        return 0;
+    guest->started = 0;
+    child_abort(guest->process);
+    guest->process = NULL;
+    return problem_errno(problem, r, "guest %s: cannot write in %s/guests/%s", guest->config.name,
+                         guest->daemon->state_dir, guest->config.name);
+}
+
 /* Lets the new process run and connects to it. */
 static void let_go(struct guest *guest)
 {
@@ -139,8 +155,6 @@ static void let_go(struct guest *guest)
     guest->login = false;
     guest->device_error[0] = '\0';
     memset(&guest->memory, 0, sizeof(guest->memory));
-    guest->started = now_usec();
-    guest_store_record(guest);
     child_release(guest->process);
     arm(guest, guest->daemon->config.start_timeout);
     r = guest_talk_connect(guest);
@@ -164,6 +178,8 @@ int guest_process_start(struct guest *guest, struct problem *problem)
     }
     if (r == 0)
         r = spawn(guest, log_fd, listen_fd, problem);
+    if (r == 0)
+        r = record(guest, problem);
     if (log_fd >= 0)
         close(log_fd);
     if (listen_fd >= 0)

@@ -189,7 +189,7 @@ static int write_record(const struct guest *guest, int dir_fd)
     return r;
 }
 
-void guest_store_record(const struct guest *guest)
+int guest_store_record(const struct guest *guest)
 {
     int dir_fd = openat(guest->daemon->guests_fd, guest->config.name,
                         O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
@@ -200,6 +200,7 @@ void guest_store_record(const struct guest *guest)
     if (r < 0)
         log_warning("guest %s: cannot write %s/guests/%s/" STATE_NAME ": %s", guest->config.name,
                     guest->daemon->state_dir, guest->config.name, strerror(-r));
+    return r;
 }
 
 static bool parse_state(const json_t *json, enum guest_state *ret_state)

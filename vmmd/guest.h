@@ -147,7 +147,7 @@ int guest_store_remove(struct daemon *daemon, const char *name, struct problem *
 /* Opens one of its files; an fd, or -errno with `problem`. */
 int guest_store_open(const struct guest *guest, const char *file, int flags,
                      struct problem *problem);
-void guest_store_record(const struct guest *guest); /* writes state.json; failure is logged */
+int guest_store_record(const struct guest *guest); /* writes state.json; logs if it cannot */
 /* Reads all guests of the state directory, each with its record. */
 void guests_load(struct daemon *daemon,
                  void (*each)(struct guest *guest, const struct guest_record *record));

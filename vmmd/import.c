@@ -567,6 +567,8 @@ int import_start(struct daemon *daemon, const struct import_request *request, st
     struct import *import;
     int r = check(daemon, request, problem);
 
+    if (r == 0)
+        r = job_room(daemon, problem);
     if (r < 0)
         return r;
     import = import_new(daemon, request);

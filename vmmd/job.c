@@ -46,14 +46,19 @@ static void drop_oldest(struct daemon *daemon)
         job_free(oldest);
 }
 
+int job_room(const struct daemon *daemon, struct problem *problem)
+{
+    if (count_running(daemon) < JOBS_RUNNING_MAX)
+        return 0;
+    return problem_set(problem, PROBLEM_LIMIT_EXCEEDED, "%d jobs are running already",
+                       JOBS_RUNNING_MAX);
+}
+
 int job_new(struct job **ret_job, struct daemon *daemon, const char *kind, const char *name,
             void (*cancel)(void *opaque), void *opaque, struct problem *problem)
 {
     struct job *job;
 
-    if (count_running(daemon) >= JOBS_RUNNING_MAX)
-        return problem_set(problem, PROBLEM_LIMIT_EXCEEDED, "%d jobs are running already",
-                           JOBS_RUNNING_MAX);
     drop_oldest(daemon);
     job = calloc(1, sizeof(*job));
     if (!job)

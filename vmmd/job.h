@@ -29,7 +29,10 @@ struct job {
     void *opaque;
 };
 
-/* A running job. `cancel` must lead to job_finish(), now or later. LimitExceeded, Failed. */
+/* LimitExceeded if no more jobs may run: to be asked before work begins. */
+int job_room(const struct daemon *daemon, struct problem *problem);
+
+/* A running job. `cancel` must lead to job_finish(), now or later. Failed. */
 int job_new(struct job **ret_job, struct daemon *daemon, const char *kind, const char *name,
             void (*cancel)(void *opaque), void *opaque, struct problem *problem);
 

@@ -418,6 +418,26 @@ static void test_a_missing_program(void **state)
     assert_non_null(strstr(problem.text, "vmmd-guest: No such file"));
 }
 
+/* A guest that a restarted daemon would not find again must not run. */
+static void test_no_start_without_a_record(void **state)
+{
+    struct world *world = *state;
+    struct problem problem;
+    struct guest *guest;
+    char path[128];
+
+    import_template(world, "deb");
+    guest = create_guest(world, "deb", "web");
+    snprintf(path, sizeof(path), "%s/state/guests/web/.tmp-state.json", world->dir);
+    assert_int_equal(mkdir(path, 0700), 0); /* in the way */
+    assert_true(guest_start(guest, NULL, NULL, &problem) < 0);
+    assert_non_null(strstr(problem.text, "guests/web"));
+    assert_int_equal(guest->phase, PHASE_IDLE);
+    assert_int_equal(waitpid(-1, NULL, WNOHANG), -1); /* no child is left */
+    assert_int_equal(rmdir(path), 0);
+    start_guest(world, guest);
+}
+
 #define CASE(function) cmocka_unit_test_setup_teardown(function, world_setup, world_teardown)
 
 int main(int argc, char **argv)
@@ -440,6 +460,7 @@ int main(int argc, char **argv)
         CASE(test_too_many_waiters),
         CASE(test_a_changed_template_is_refused),
         CASE(test_a_missing_program),
+        CASE(test_no_start_without_a_record),
     };
 
     be_a_fake_if_asked(argc, argv);
