@@ -8,6 +8,7 @@
 #     ...                             # VMMD_BUS_ADDRESS (exported), STATE, RUN, LOG, VMMD_PID
 #     pass                            # or simply end: a failed command ends the test (set -e)
 #
+# A script may define before_removal: called last, before the temporary directory is removed.
 # BUILD names the directory of the programs (default: build). Everything started here ends when the
 # script does, in whatever way: stop_all is its exit trap.
 
@@ -140,6 +141,7 @@ stop_all()
         kill -9 "$pid" 2>/dev/null
     done
     [ -n "$BUS_PID" ] && kill "$BUS_PID" 2>/dev/null && wait "$BUS_PID" 2>/dev/null
+    command -v before_removal >/dev/null && before_removal
     if [ -n "${KEEP:-}" ]; then
         say "kept $TMP"
     else
