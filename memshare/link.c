@@ -240,6 +240,15 @@ void ms_link_template_drop(struct ms_link *link, uint32_t block)
     gather(link, &link->tdrop, block);
 }
 
+uint32_t ms_link_take_look(struct ms_link *link, uint32_t *ret_page)
+{
+    uint32_t n = link->n_look;
+
+    memcpy(ret_page, link->look, n * sizeof(*ret_page));
+    link->n_look = 0;
+    return n;
+}
+
 int ms_link_poll(struct ms_link *link)
 {
     int r = 1;

@@ -57,6 +57,9 @@ void ms_link_template_ref(struct ms_link *link, uint32_t block);
 void ms_link_template_drop(struct ms_link *link, uint32_t block);
 int ms_link_flush(struct ms_link *link);
 
+/* Takes the pages the daemon asked to look at out; at most MS_MAX_LOOK. */
+uint32_t ms_link_take_look(struct ms_link *link, uint32_t *ret_page);
+
 /* Reads what came unasked, without waiting. 0, or -ECONNRESET. */
 int ms_link_poll(struct ms_link *link);
 

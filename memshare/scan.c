@@ -76,8 +76,6 @@ static int look_at_tables(struct ms_scanner *scanner, uint64_t first, uint64_t n
     for (uint64_t i = 0; i < n; i++) {
         if (scanner->window_class[i] == MS_OWN)
             note_split(scanner, first + i);
-        scanner->pass_resident +=
-            scanner->window_class[i] == MS_OWN || scanner->window_class[i] == MS_FILE;
     }
     return 0;
 }
@@ -307,27 +305,40 @@ void ms_scan_hints(struct ms_scanner *scanner)
     ms_merge_flush(scanner);
 }
 
-/* The daemon knows another guest with these pages now: they come first, whatever their backoff.
- * Unless they make a run too short to be merged: two guests would call each other for ever. */
-static void take_looks(struct ms_scanner *scanner)
+/* Another guest has these pages too, the daemon says. */
+static void scan_look(struct ms_scanner *scanner, uint32_t page, uint32_t n)
 {
-    struct ms_link *link = &scanner->link;
-    uint32_t shortest = ms_merge_shortest_run(scanner);
+    if (look_at_tables(scanner, page, n) < 0)
+        return;
+    for (uint32_t i = 0; i < n; i++)
+        if (is_candidate(scanner, page + i, scanner->window_class[i]))
+            look_at_page(scanner, page + i);
+}
 
-    (void)ms_link_poll(link);
-    for (uint32_t i = 0; i < link->n_look;) {
+/* They come at once, whatever their backoff. Unless they make a run too short to be merged: two
+ * guests would call each other for ever. */
+void ms_scan_looks(struct ms_scanner *scanner)
+{
+    uint32_t shortest = ms_merge_shortest_run(scanner);
+    uint32_t page[MS_MAX_LOOK], count;
+
+    (void)ms_link_poll(&scanner->link);
+    count = ms_link_take_look(&scanner->link, page);
+    for (uint32_t i = 0; i < count;) {
         uint32_t n = 1;
 
-        while (i + n < link->n_look && link->look[i + n] == link->look[i] + n)
+        while (i + n < count && page[i + n] == page[i] + n)
             n++;
-        for (uint32_t k = i; k < i + n && n >= shortest; k++) {
-            if (link->look[k] < scanner->n_pages)
-                ms_pages_set_backoff(&scanner->pages, link->look[k], 0);
-            scanner->pass_looks++;
+        if (n >= shortest && page[i] < scanner->n_pages && n <= scanner->n_pages - page[i]) {
+            scan_look(scanner, page[i], n);
+            scanner->looked += n;
         }
         i += n;
     }
-    link->n_look = 0;
+    if (count) {
+        flush_offers(scanner);
+        ms_merge_flush(scanner);
+    }
 }
 
 static void scan_window(struct ms_scanner *scanner, uint64_t first, uint64_t n)
@@ -338,8 +349,10 @@ static void scan_window(struct ms_scanner *scanner, uint64_t first, uint64_t n)
     if (look_at_tables(scanner, first, n) < 0)
         return;
     for (uint64_t i = 0; i < n; i++) {
-        bool candidate = is_candidate(scanner, first + i, scanner->window_class[i]);
+        uint8_t class = scanner->window_class[i];
+        bool candidate = is_candidate(scanner, first + i, class);
 
+        scanner->pass_resident += class == MS_OWN || class == MS_FILE;
         if (candidate && !ms_pages_due(&scanner->pages, first + i, pass))
             continue;
         ms_pages_set_skipped(&scanner->pages, first + i, false);
@@ -355,13 +368,12 @@ void ms_scan_pass(struct ms_scanner *scanner)
 {
     scanner->pass_merged = 0;
     scanner->pass_fresh = 0;
-    scanner->pass_looks = 0;
     scanner->pass_resident = 0;
     note_all_gone(scanner);
     for (uint64_t first = 0; first < scanner->n_pages; first += MS_WINDOW) {
         if (ms_scanner_interrupted(scanner))
             break;
-        take_looks(scanner);
+        ms_scan_looks(scanner);
         scan_window(scanner, first, window_at(scanner, first));
         ms_scanner_pay(scanner);
         ms_scan_hints(scanner);

@@ -329,10 +329,11 @@ static bool take_connection(struct ms_scanner *scanner)
 
 static void finish_pass(struct ms_scanner *scanner)
 {
-    uint64_t news = scanner->pass_merged + scanner->pass_fresh + scanner->pass_looks;
+    uint64_t news = scanner->pass_merged + scanner->pass_fresh + scanner->looked;
 
     if (ms_scanner_interrupted(scanner))
         return;
+    scanner->looked = 0;
     atomic_fetch_add(&scanner->passes, 1);
     if (news && news * QUIET_FRACTION >= scanner->pass_resident)
         scanner->quiet_passes = 0;
@@ -348,14 +349,14 @@ static void finish_pass(struct ms_scanner *scanner)
 }
 
 /* Many pages that another guest has too turned up: there is work again. */
-static bool has_news(struct ms_scanner *scanner)
+static void take_looks(struct ms_scanner *scanner)
 {
-    (void)ms_link_poll(&scanner->link);
-    if (!scanner->link.n_look)
-        return false;
-    if (scanner->link.n_look * QUIET_FRACTION >= scanner->pass_resident)
-        atomic_store(&scanner->settled, false);
-    return true;
+    ms_scan_looks(scanner);
+    if (!scanner->looked || scanner->looked * QUIET_FRACTION < scanner->pass_resident)
+        return;
+    scanner->quiet_passes = 0;
+    scanner->interval_ns = PASS_SOON;
+    atomic_store(&scanner->settled, false);
 }
 
 static void rest(struct ms_scanner *scanner, uint64_t until)
@@ -381,8 +382,10 @@ void ms_scanner_run(struct ms_scanner *scanner)
         }
         if (!scanner->pages.n_old)
             close_tokens(scanner);
-        if (has_news(scanner) && scanner->interval_ns > PASS_SOON)
-            scanner->interval_ns = PASS_SOON;
+        if (atomic_load(&scanner->budget.percent))
+            take_looks(scanner);
+        else
+            (void)ms_link_poll(&scanner->link);
         now = ms_now_ns();
         if (atomic_load(&scanner->budget.percent) && now >= passed + scanner->interval_ns) {
             ms_scan_pass(scanner);

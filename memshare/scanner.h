@@ -89,7 +89,8 @@ struct ms_scanner {
     _Atomic uint32_t n_tokens;
 
     /* this pass */
-    uint64_t pass_resident, pass_merged, pass_fresh, pass_looks;
+    uint64_t pass_resident, pass_merged, pass_fresh;
+    uint64_t looked;       /* pages another guest has too, since the last pass ended */
     unsigned quiet_passes; /* in a row */
     uint64_t interval_ns;  /* until the next pass */
 
@@ -125,6 +126,7 @@ void ms_scan_pass(struct ms_scanner *scanner);
 /* Takes note of writes and discards since the last look, and gives those references back. */
 void ms_scan_sweep(struct ms_scanner *scanner);
 void ms_scan_hints(struct ms_scanner *scanner);
+void ms_scan_looks(struct ms_scanner *scanner);
 
 static inline uint64_t ms_max_mappings(const struct ms_scanner *scanner)
 {

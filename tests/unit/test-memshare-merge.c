@@ -331,7 +331,7 @@ static void test_pool_of_a_new_daemon(void **state)
         WAIT_FOR(rig_saved(&next, i) == n / 2 * PAGE / 2);
     assert_int_equal(rig_stats(&next).slots, n / 2);
     for (int i = 0; i < 2; i++) {
-        WAIT_FOR(guest_ledger(&guest[i]).pool == n / 2 * PAGE);
+        WAIT_FOR(guest_ledger(&guest[i]).settled);
         check_against_smaps(&next, &guest[i], i);
     }
     check(&guest[0], 0, n / 2, 1);
