@@ -85,10 +85,10 @@ static uint64_t window_at(const struct ms_scanner *scanner, uint64_t first)
     return scanner->n_pages - first < MS_WINDOW ? scanner->n_pages - first : MS_WINDOW;
 }
 
-void ms_scan_sweep(struct ms_scanner *scanner)
+void ms_scan_sweep(struct ms_scanner *scanner, bool with_tables)
 {
     note_all_gone(scanner);
-    for (uint64_t first = 0; scanner->pages.n_shared && first < scanner->n_pages;
+    for (uint64_t first = 0; with_tables && scanner->pages.n_shared && first < scanner->n_pages;
          first += MS_WINDOW)
         if (look_at_tables(scanner, first, window_at(scanner, first)) < 0)
             break;

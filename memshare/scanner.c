@@ -19,13 +19,14 @@
 
 #include "memshare/ms-hash.h"
 
-#define MS(x)          ((uint64_t)(x)*1000000)
-#define PASS_SOON      MS(100)  /* the time a page must stand still to be worth merging */
-#define PASS_IDLE      MS(1000) /* when there was nothing to do, doubling up to: */
-#define PASS_RARE      MS(4000)
-#define SWEEP_EVERY    MS(1000)
-#define HINT_GATHER    MS(10) /* device reads come in swarms */
-#define QUIET_FRACTION 200    /* less than 1/200 of resident is (almost) nothing */
+#define MS(x)            ((uint64_t)(x)*1000000)
+#define PASS_SOON        MS(100)  /* the time a page must stand still to be worth merging */
+#define PASS_IDLE        MS(1000) /* when there was nothing to do, doubling up to: */
+#define PASS_RARE        MS(4000)
+#define SWEEP_EVERY      MS(1000)
+#define HINT_GATHER      MS(10) /* device reads come in swarms */
+#define WRITING_FRACTION 1000   /* more than 1/1000 of resident split: sweep until the next pass */
+#define QUIET_FRACTION   200    /* less than 1/200 of resident is (almost) nothing */
 
 /* ---- life ---- */
 
@@ -359,6 +360,25 @@ static void take_looks(struct ms_scanner *scanner)
     atomic_store(&scanner->settled, false);
 }
 
+/* After the tables were looked at, in a pass or a sweep. */
+static void note_writing(struct ms_scanner *scanner)
+{
+    uint64_t splits = atomic_load(&scanner->splits);
+
+    scanner->writing = (splits - scanner->swept_splits) * WRITING_FRACTION > scanner->pass_resident;
+    scanner->swept_splits = splits;
+}
+
+/* So that references to pages that are private now do not stay until a rare pass. */
+static void sweep(struct ms_scanner *scanner)
+{
+    bool with_tables = scanner->writing || !atomic_load(&scanner->budget.percent);
+
+    ms_scan_sweep(scanner, with_tables);
+    if (with_tables)
+        note_writing(scanner);
+}
+
 static void rest(struct ms_scanner *scanner, uint64_t until)
 {
     uint64_t now = ms_now_ns();
@@ -390,9 +410,10 @@ void ms_scanner_run(struct ms_scanner *scanner)
         if (atomic_load(&scanner->budget.percent) && now >= passed + scanner->interval_ns) {
             ms_scan_pass(scanner);
             finish_pass(scanner);
+            note_writing(scanner);
             passed = swept = ms_now_ns();
         } else if (now >= swept + SWEEP_EVERY) {
-            ms_scan_sweep(scanner);
+            sweep(scanner);
             swept = ms_now_ns();
         }
         if (atomic_load(&scanner->budget.percent))

@@ -93,6 +93,8 @@ struct ms_scanner {
     uint64_t looked;       /* pages another guest has too, since the last pass ended */
     unsigned quiet_passes; /* in a row */
     uint64_t interval_ns;  /* until the next pass */
+    uint64_t swept_splits; /* splits known when the tables were last looked at */
+    bool writing;          /* many were found then: the guest is writing to what it shares */
 
     /* since start; read by any thread */
     _Atomic uint64_t merges, splits, passes;
@@ -123,8 +125,9 @@ void ms_merge_flush(struct ms_scanner *scanner);
 
 /* scan.c */
 void ms_scan_pass(struct ms_scanner *scanner);
-/* Takes note of writes and discards since the last look, and gives those references back. */
-void ms_scan_sweep(struct ms_scanner *scanner);
+/* Takes note of discards since the last look, with_tables: of writes too, and gives those
+ * references back. The tables cost about half a microsecond a mapping. */
+void ms_scan_sweep(struct ms_scanner *scanner, bool with_tables);
 void ms_scan_hints(struct ms_scanner *scanner);
 void ms_scan_looks(struct ms_scanner *scanner);
 
