@@ -1,18 +1,21 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * checksum: a guest that knows what every byte of its memory must be. Pages are filled from a small
- * set of patterns, so that guests have many equal ones, and zeroes; at random a page is verified in
- * full, rewritten whole, or one word of it is changed. Page merging goes on under it. It prints how
- * far it is about once a second, WRONG at the first wrong byte, and when somebody types: the sum,
- * and powers off.
+ * checksum: a guest that knows what every byte of its memory must be. Pages hold one of a small set
+ * of patterns, so that guests have many equal ones, or zeroes. It verifies pages at random, and in
+ * a window that wanders through memory rewrites them or changes one word: outside of the window
+ * pages lie still long enough to be merged, and are split when it comes. It prints how far it is
+ * about once a second, WRONG at the first wrong byte, and when somebody types: the sum, and powers
+ * off.
  */
 #include "runtime.h"
 
-#define START     (32ull << 20) /* of the pages; the table of what they hold is below */
-#define PAGE      4096u
-#define WORDS     (PAGE / 8)
-#define PATTERNS  200u
-#define UNCHANGED 0xffffu
+#define START        (32ull << 20) /* of the pages; the table of what they hold is below */
+#define PAGE         4096u
+#define WORDS        (PAGE / 8)
+#define PATTERNS     200u
+#define UNCHANGED    0xffffu
+#define WINDOW_PART  16u     /* the window is this part of memory */
+#define WINDOW_TURNS 200000u /* and moves on after so many turns */
 
 struct page_state {
     uint16_t pattern;      /* 0: zeroes */
@@ -109,12 +112,20 @@ void guest_main(uint8_t *boot_params)
     print("ready login: \n");
     while (typed() < 0) {
         uint64_t r = next_random(), i = next_random() % n;
+        uint64_t window = n / WINDOW_PART,
+                 at = (turns / WINDOW_TURNS * window + next_random() % window) % n;
         verify(i);
-        if (r % 16 == 0)
-            rewrite(i, (uint16_t)(r / 16 % PATTERNS));
-        else if (r % 16 == 1)
-            change_word(i);
-        writes += r % 16 < 2;
+        if (r % 8 < 2) {
+            verify(at);
+            if (r % 8 == 0)
+                rewrite(
+                    at,
+                    (uint16_t)(at / 8 %
+                               PATTERNS)); /* what it was at first: equal to other guests' again */
+            else
+                change_word(at);
+            writes++;
+        }
         turns++;
         if (rdtsc() - said > 2000000000ull) {
             said = rdtsc();
