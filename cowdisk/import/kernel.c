@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Is this a kernel that a guest can start? A bzImage with a 64-bit entry, or an ELF file for x86,
- * and all of it there. Boot parameters: Linux Documentation/arch/x86/boot.rst.
+ * Is this a kernel that a guest can start? A bzImage with a 64-bit entry, and all of it there. Boot
+ * parameters: Linux Documentation/arch/x86/boot.rst.
  */
 #include "cowdisk/import/import.h"
 
@@ -28,7 +28,6 @@ enum {
 #define BZ_MIN_VERSION   0x020c /* the first with xloadflags */
 #define BZ_LOADED_HIGH   1u
 #define BZ_XLF_KERNEL_64 1u
-#define MAX_SEGMENTS     64u
 
 static uint16_t get16le(const uint8_t *p)
 {
@@ -64,46 +63,6 @@ static int check_bzimage(const uint8_t *head, uint64_t bytes, struct cow_error *
     return 0;
 }
 
-static int check_elf_segments(int fd, const Elf64_Ehdr *head, uint64_t bytes, struct cow_error *err)
-{
-    bool loads = false;
-
-    if (head->e_phentsize != sizeof(Elf64_Phdr) || head->e_phnum == 0 ||
-        head->e_phnum > MAX_SEGMENTS || head->e_phoff > bytes ||
-        bytes - head->e_phoff < head->e_phnum * sizeof(Elf64_Phdr)) {
-        cow_fail(err, "the kernel's ELF program headers are not valid");
-        return -EINVAL;
-    }
-    for (uint64_t i = 0; i < head->e_phnum; i++) {
-        Elf64_Phdr segment;
-        int r = cow_read_full(fd, &segment, sizeof(segment), head->e_phoff + i * sizeof(segment));
-        if (r < 0)
-            return r;
-        if (segment.p_offset > bytes || segment.p_filesz > bytes - segment.p_offset) {
-            cow_fail(err, "the kernel is truncated: segment %llu is not in the file",
-                     (unsigned long long)i);
-            return -EINVAL;
-        }
-        loads = loads || segment.p_type == PT_LOAD;
-    }
-    if (!loads)
-        cow_fail(err, "the kernel has nothing to load");
-    return loads ? 0 : -EINVAL;
-}
-
-static int check_elf(int fd, const uint8_t *raw, uint64_t bytes, struct cow_error *err)
-{
-    Elf64_Ehdr head;
-
-    memcpy(&head, raw, sizeof(head));
-    if (head.e_ident[EI_CLASS] != ELFCLASS64 || head.e_ident[EI_DATA] != ELFDATA2LSB ||
-        head.e_machine != EM_X86_64) {
-        cow_fail(err, "the kernel is an ELF file, but not for x86-64");
-        return -ENOTSUP;
-    }
-    return check_elf_segments(fd, &head, bytes, err);
-}
-
 /* A regular file of 1..max bytes? */
 static int check_length(int fd, const char *what, uint64_t max, uint64_t *ret_bytes,
                         struct cow_error *err)
@@ -136,13 +95,15 @@ int kernel_check(int fd, struct cow_error *err)
         cow_fail(err, "reading the kernel: %s", strerror(-r));
         return r;
     }
-    if (memcmp(head, ELFMAG, SELFMAG) == 0)
-        return check_elf(fd, head, bytes, err);
+    if (memcmp(head, ELFMAG, SELFMAG) == 0) {
+        cow_fail(err, "the kernel is an ELF file (vmlinux): give its bzImage (vmlinuz)");
+        return -ENOTSUP;
+    }
     if (get16le(head + BZ_BOOT_FLAG) == 0xaa55 && memcmp(head + BZ_MAGIC, "HdrS", 4) == 0)
         return check_bzimage(head, bytes, err);
     cow_fail(err,
              bytes < BZ_END ? "the kernel is truncated: it has only %llu bytes"
-                            : "the kernel is neither a bzImage nor an ELF file (%llu bytes)",
+                            : "the kernel is not a bzImage (%llu bytes)",
              (unsigned long long)bytes);
     return -EINVAL;
 }

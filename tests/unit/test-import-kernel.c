@@ -111,43 +111,16 @@ static void test_bzimage(void **state)
     assert_int_equal(check_bytes(data, KERNEL_BYTES, "truncated"), -EINVAL);
     make_bzimage(data);
     data[BZ_MAGIC] = 'h';
-    assert_int_equal(check_bytes(data, KERNEL_BYTES, "neither"), -EINVAL);
+    assert_int_equal(check_bytes(data, KERNEL_BYTES, "not a bzImage"), -EINVAL);
 }
 
 static void test_elf(void **state)
 {
-    struct {
-        Elf64_Ehdr head;
-        Elf64_Phdr segment;
-        uint8_t text[600];
-    } good, bad;
+    uint8_t data[KERNEL_BYTES] = {0};
 
     (void)state;
-    memset(&good, 0, sizeof(good));
-    memcpy(good.head.e_ident, ELFMAG, SELFMAG);
-    good.head.e_ident[EI_CLASS] = ELFCLASS64;
-    good.head.e_ident[EI_DATA] = ELFDATA2LSB;
-    good.head.e_machine = EM_X86_64;
-    good.head.e_phoff = sizeof(good.head);
-    good.head.e_phentsize = sizeof(good.segment);
-    good.head.e_phnum = 1;
-    good.segment.p_type = PT_LOAD;
-    good.segment.p_offset = 200;
-    good.segment.p_filesz = 400;
-    assert_int_equal(check_bytes((uint8_t *)&good, sizeof(good), ""), 0);
-    assert_int_equal(check_bytes((uint8_t *)&good, 590, "truncated"), -EINVAL);
-    bad = good;
-    bad.head.e_machine = EM_AARCH64;
-    assert_int_equal(check_bytes((uint8_t *)&bad, sizeof(bad), "not for x86-64"), -ENOTSUP);
-    bad = good;
-    bad.head.e_phoff = UINT64_MAX - 8;
-    assert_int_equal(check_bytes((uint8_t *)&bad, sizeof(bad), "program headers"), -EINVAL);
-    bad = good;
-    bad.segment.p_filesz = UINT64_MAX;
-    assert_int_equal(check_bytes((uint8_t *)&bad, sizeof(bad), "truncated"), -EINVAL);
-    bad = good;
-    bad.segment.p_type = PT_NOTE;
-    assert_int_equal(check_bytes((uint8_t *)&bad, sizeof(bad), "nothing to load"), -EINVAL);
+    memcpy(data, "\177ELF", 4);
+    assert_int_equal(check_bytes(data, sizeof(data), "bzImage"), -ENOTSUP);
 }
 
 int main(void)

@@ -1,0 +1,73 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+# What people get wrong, with the real programs: one clear line that names the thing and the reason, exit status 1, and nothing
+# half-made left behind.
+. "$(dirname "$0")/functions.sh"
+. "$(dirname "$0")/guest-functions.sh"
+need python3 qemu-img
+need_built vmctl vmmd-guest vmmd-import
+[ -f "$BUILD/guests/checksum" ] || skip "$BUILD/guests/checksum is not built"
+start_bus
+start_vmmd
+
+refused() # TEXT COMMAND...: exit status 1 and one line on stderr that has TEXT
+{
+    text=$1
+    shift
+    status=0
+    "$@" >"$TMP/out" 2>"$TMP/err" || status=$?
+    [ $status = 1 ] || fail "status $status: $* -> $(cat "$TMP/err")"
+    [ "$(wc -l <"$TMP/err")" = 1 ] || fail "not one line: $* -> $(cat "$TMP/err")"
+    grep -qF -e "$text" "$TMP/err" || fail "\"$text\" is missing: $* -> $(cat "$TMP/err")"
+    left=$(ls -A "$STATE/templates" "$STATE/guests" | grep -vE ':|^$|^good$|^one$' || true)
+    [ -z "$left" ] || fail "left behind by $*: $left"
+}
+
+kernel=$BUILD/guests/checksum
+truncate -s 1M "$TMP/disk.raw"
+head -c 200 "$kernel" >"$TMP/short-kernel"
+head -c 1500 "$kernel" >"$TMP/truncated-kernel"
+head -c 4096 /dev/urandom >"$TMP/no-kernel"
+import() { vmctl template import "$@" --cmdline x; }
+
+refused "$TMP/missing" vmctl template import good --disk "$TMP/missing"
+refused "kernel" import good --disk "$TMP/disk.raw" --kernel "$TMP/short-kernel"
+refused "truncated" import good --disk "$TMP/disk.raw" --kernel "$TMP/truncated-kernel"
+refused "kernel" import good --disk "$TMP/disk.raw" --kernel "$TMP/no-kernel"
+refused "kernel" vmctl template import good --disk "$TMP/disk.raw" # nothing bootable inside
+: >"$TMP/empty"
+refused "empty" import good --disk "$TMP/empty" --kernel "$kernel"
+qemu-img create -q -f qcow2 "$TMP/base.qcow2" 1M
+qemu-img create -q -f qcow2 -b "$TMP/base.qcow2" -F qcow2 "$TMP/overlay.qcow2"
+refused "base.qcow2" import good --disk "$TMP/overlay.qcow2" --kernel "$kernel"
+head -c 1000 "$TMP/base.qcow2" >"$TMP/cut.qcow2"
+refused "" import good --disk "$TMP/cut.qcow2" --kernel "$kernel"
+qemu-img create -q -f vmdk "$TMP/image.vmdk" 1M
+refused "VMDK" import good --disk "$TMP/image.vmdk" --kernel "$kernel"
+refused "a/b" import a/b --disk "$TMP/disk.raw" --kernel "$kernel"
+
+import good --disk "$TMP/disk.raw" --kernel "$kernel" || fail "a good import"
+refused "good" import good --disk "$TMP/disk.raw" --kernel "$kernel"
+refused "memory" vmctl create good --name one --memory 0
+refused "memory" vmctl create good --name one --memory 100T
+refused "whole MiB" vmctl create good --name one --memory 33554433
+refused "kvm" vmctl create good --name one --memory 64M --engine kvm
+refused "vCPU" vmctl create good --name one --memory 64M --vcpus 1000
+refused "nix" vmctl create nix --name one
+vmctl create good --name one --memory 64M || fail "a good guest"
+refused "one" vmctl create good --name one --memory 64M
+refused "one" vmctl template delete good
+refused "not running" vmctl stop one
+refused "nobody" vmctl start nobody
+
+say "a second daemon on the same state directory"
+status=0
+"$BUILD/vmmd" --session --state-dir "$STATE" --runtime-dir "$TMP/run2" --bus-address "$VMMD_BUS_ADDRESS" 2>"$TMP/err" || status=$?
+[ $status = 1 ] && grep -qF "$STATE" "$TMP/err" || fail "a second daemon: status $status, $(cat "$TMP/err")"
+
+say "a template that was changed is not booted"
+path=$(vmctl template info good --format json | python3 -c 'import json, sys; print(json.load(sys.stdin)["path"])')
+chmod u+w "$path/disk.raw" && printf x | dd of="$path/disk.raw" bs=1 seek=5000 conv=notrunc 2>/dev/null
+refused "good" vmctl start one
+vmctl list >/dev/null || fail "vmmd is gone"
+pass
