@@ -50,6 +50,21 @@ kill "$events" 2>/dev/null || true
 expect_state one running
 [ "$(inside one 'cat /root/kept')" = kept ] || fail "what was written is gone after a reboot"
 
+say "power-off while no vmmd runs; the next one hears of it"
+inside one '(sleep 3; systemctl poweroff) >/dev/null 2>&1 &'
+stop_vmmd KILL || true
+mkfifo "$TMP/new-lines"
+tail -n 0 -f "$STATE/guests/one/console.log" >"$TMP/new-lines" &
+tail=$!
+timeout 120 grep -a -q -m 1 'Power down' "$TMP/new-lines" || fail "it does not power off"
+kill "$tail" 2>/dev/null || true
+start_vmmd
+vmctl wait one --for stopped --timeout 30 || fail "vmmd does not hear of the end"
+expect_state one stopped
+case $(field_of one reason) in *"powered off"*) ;; *) fail "reason: $(field_of one reason)" ;; esac
+check_overlay one
+vmctl start one --wait || fail "does not start again"
+
 say "forced stop"
 vmctl stop -f one || fail "stop -f"
 expect_state one stopped

@@ -411,6 +411,20 @@ static bool machine_ended(struct worker *w)
     return ended;
 }
 
+/* vmmd may be away: what is left of this process waits until it is back and hears how the guest ended. */
+static void tell_end(struct worker *w, enum proto_guest_state state, const char *text)
+{
+    struct pollfd fd = {.fd = w->listen_fd, .events = POLLIN};
+
+    w->state = state; /* for HELLO */
+    do {
+        while (w->conn < 0)
+            if (poll(&fd, 1, -1) > 0)
+                accept_vmmd(w);
+        send_state(w, state, text);
+    } while (w->conn < 0);
+}
+
 /* What the guest printed last is often the reason: it is written out before the end is told. */
 static void report_end(struct worker *w)
 {
@@ -427,7 +441,7 @@ static void report_end(struct worker *w)
     worker_demolish(w);
     console_serve(&w->console, now, 2);
     fprintf(stderr, "vmmd-guest %s: ended: %s\n", w->name, text);
-    send_state(w, state, text);
+    tell_end(w, state, text);
 }
 
 int worker_run(struct worker *w)
