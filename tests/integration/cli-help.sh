@@ -67,4 +67,10 @@ complete_line vmctl '' | grep -v -e '^--' -e '^help$' | sort -u | diff "$TMP/fir
     fail "commands: vmctl --help (<) and completion (>) differ"
 
 expect "vmctl $(sed -n 's/.*CLI_VERSION  *"\(.*\)"/\1/p' "$ROOT/cli/cli.h")" vmctl --version
+# vmmd --help and vmmd.8 name the same options.
+if [ -x "$BUILD/vmmd" ]; then
+    "$BUILD/vmmd" --help | grep -o -e '--[a-z][a-z-]*' | sort -u >"$TMP/help"
+    sed -n 's/.*Fl -\([a-z-]*\).*/--\1/p' "$ROOT/man/vmmd.8" | sort -u >"$TMP/man"
+    diff "$TMP/help" "$TMP/man" >&2 || fail "options: vmmd --help (<) and vmmd.8 (>) differ"
+fi
 pass

@@ -411,7 +411,8 @@ static bool machine_ended(struct worker *w)
     return ended;
 }
 
-/* vmmd may be away: what is left of this process waits until it is back and hears how the guest ended. */
+/* vmmd may be away: what is left of this process waits until it is back and hears how the guest
+ * ended. */
 static void tell_end(struct worker *w, enum proto_guest_state state, const char *text)
 {
     struct pollfd fd = {.fd = w->listen_fd, .events = POLLIN};
