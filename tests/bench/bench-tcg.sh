@@ -1,22 +1,22 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # bench-tcg.sh KERNEL INITRD RAW_DISK [ROUNDS] - the software engine beside qemu-system-x86_64 -accel tcg: the same kernel, initrd
-# and disk to the login prompt, in turn in one run. Prints wall and user CPU seconds of each and the ratio of the medians
-# (below 1: vmmd is faster).
+# and disk to the login prompt, in turn in one run. vmmd runs with its page scanner at the default budget, and without it. Prints
+# wall and user CPU seconds and the ratios of the medians to QEMU's (below 1: vmmd is faster).
 set -eu
-kernel=$1 initrd=$2 disk=$3 rounds=${4:-3}
+kernel=$1 initrd=$2 disk=$3 rounds=${4:-5}
 build=${BUILD:-build}
 command -v qemu-system-x86_64 >/dev/null || { echo "bench-tcg: skipped: qemu-system-x86_64 is missing" >&2; exit 77; }
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cmdline="root=/dev/vda rw console=ttyS0"
 
-ours() { # -> "wall user"
-    "$build/guest-run" -q -m 256 "$kernel" "$initrd" "$disk" "$cmdline" </dev/null 2>&1 >/dev/null |
+vmmd() { # SCAN_BUDGET -> "wall user"
+    "$build/guest-run" -q -m 256 -b "$1" "$kernel" "$initrd" "$disk" "$cmdline" </dev/null 2>&1 >/dev/null |
         awk '$1 == "wall" { print $2, $4 }'
 }
 
-qemus() {
+qemu() {
     python3 - "$kernel" "$initrd" "$disk" "$cmdline" <<'PY'
 import os, resource, subprocess, sys, time
 kernel, initrd, disk, cmdline = sys.argv[1:]
@@ -39,15 +39,22 @@ print("%.2f %.2f" % (wall, resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
 PY
 }
 
+median() { awk -v c="$2" '{ print $c }' "$work/$1" | sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
+
 for round in $(seq "$rounds"); do
-    o=$(ours) q=$(qemus)
-    echo "$o" >>"$work/ours"
-    echo "$q" >>"$work/qemu"
-    echo "round $round: vmmd wall/user $o   qemu wall/user $q"
+    vmmd 10 >>"$work/scanning"
+    qemu >>"$work/qemu"
+    vmmd 0 >>"$work/plain"
+    [ ! -t 2 ] || printf '\rround %d of %d' "$round" "$rounds" >&2
 done
-median() { sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
-for column in 1 2; do
-    name=$([ $column = 1 ] && echo "wall time" || echo "user CPU")
-    a=$(awk -v c=$column '{ print $c }' "$work/ours" | median) b=$(awk -v c=$column '{ print $c }' "$work/qemu" | median)
-    awk -v a="$a" -v b="$b" -v n="$name" 'BEGIN { printf "%s to the login prompt: vmmd %.2f s, qemu tcg %.2f s, ratio %.2f\n", n, a, b, a / b }'
+[ ! -t 2 ] || printf '\r\033[K' >&2
+printf '%-34s %8s %8s %8s %8s\n' "to the login prompt, median of $rounds" wall ratio user ratio
+for who in qemu plain scanning; do
+    case $who in
+    qemu) name="qemu-system-x86_64 -accel tcg" ;;
+    plain) name="vmmd, not scanning" ;;
+    scanning) name="vmmd, scan budget 10 %" ;;
+    esac
+    awk -v n="$name" -v w="$(median $who 1)" -v u="$(median $who 2)" -v qw="$(median qemu 1)" -v qu="$(median qemu 2)" \
+        'BEGIN { printf "%-34s %6.2f s %8.2f %6.2f s %8.2f\n", n, w, w / qw, u, u / qu }'
 done
