@@ -185,7 +185,7 @@ good "anything with kernel and command line" "cmdline=quiet root=/dev/vda$" "$W/
 head -c 40000 "$KERNEL" > "$W/short"; : > "$W/empty"
 KERNEL=$W/short bad "truncated kernel" "truncated" "$W/root.raw" --kernel
 KERNEL=$W/empty bad "empty kernel" "kernel has 0 bytes" "$W/root.raw" --kernel
-KERNEL=$W/noise.raw bad "noise as kernel" "neither a bzImage" "$W/root.raw" --kernel
+KERNEL=$W/noise.raw bad "noise as kernel" "not a bzImage" "$W/root.raw" --kernel
 INITRD=$W/empty bad "empty initrd" "initrd has 0 bytes" "$W/root.raw" --kernel --initrd
 unset KERNEL
 
