@@ -135,7 +135,7 @@ $(BUILD)/guest-run: tests/bench/guest-run.c $(LIBVMM) $(LIBCOWDISK) $(BUILD)/vmm
 	@echo "  LINK    $@"
 	@$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.c %.a,$^) $(COWDISK_LIBS)
 
-.PHONY: test-programs unit check check-asan check-integration demo bench format format-check deps help clean install
+.PHONY: test-programs unit check check-asan check-integration demo bench fuzz format format-check deps help clean install
 test-programs: $(UNIT_TESTS) $(FAKES) $(GUESTS) $(BUILD)/guest-run
 
 unit: $(UNIT_TESTS) $(FAKES)
@@ -169,10 +169,19 @@ demo:
 	@tests/deps.sh build demo
 	@BUILD=$(BUILD) tests/demo.sh
 
-bench: all $(BUILD)/guest-run
+bench: all $(BUILD)/guest-run $(BUILD)/bench-cowdisk
 	@tests/deps.sh bench
 	@tests/rootfs.sh $(BUILD)/cache/bookworm
 	@BUILD=$(BUILD) tests/bench/bench-tcg.sh $(BUILD)/cache/bookworm/vmlinuz $(BUILD)/cache/bookworm/initrd $(BUILD)/cache/bookworm/disk.raw
+	@$(BUILD)/bench-cowdisk $(BUILD)
+
+# The image reader and writer fed with anything, FUZZ_SECONDS long.
+fuzz:
+	@tests/deps.sh build fuzz
+	@mkdir -p $(BUILD)/fuzz/corpus
+	@clang -g -O1 -fsanitize=fuzzer,address,undefined -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -I. \
+	    tests/fuzz/fuzz-cowdisk.c $(COWDISK_SRC) $(COWDISK_LIBS) -o $(BUILD)/fuzz/fuzz-cowdisk
+	@$(BUILD)/fuzz/fuzz-cowdisk -max_total_time=$${FUZZ_SECONDS:-60} -print_final_stats=1 $(BUILD)/fuzz/corpus
 
 # ---- upkeep --------------------------------------------------------------------------------------
 
@@ -211,6 +220,7 @@ help:
 	@echo "make check        install what is missing, build, run all tests"
 	@echo "make check-asan   unit tests under ASAN and UBSAN"
 	@echo "make bench        the benchmarks; figures are printed, nothing is asserted"
+	@echo "make fuzz         feed the image reader with anything for FUZZ_SECONDS (60)"
 	@echo "make format       format the code; make install [PREFIX=$(PREFIX)] [DESTDIR=]"
 
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

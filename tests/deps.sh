@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-or-later
-# deps.sh build|test|demo... - installs what is missing of the Debian packages that a step needs (apt-get, as root). Prints nothing
+# deps.sh build|test|demo|bench|fuzz... - installs what is missing of the Debian packages that a step needs (apt-get, as root). Prints nothing
 # when all is there.
 set -eu
 
@@ -9,6 +9,7 @@ build="gcc make pkg-config binutils acpica-tools libevent-dev libxxhash-dev libd
 demo="dbus e2fsprogs fdisk mmdebstrap python3 procps"
 tests="$demo clang-format libcmocka-dev qemu-utils libglib2.0-bin dbus-bin systemd jq bsdutils mount man-db"
 bench="$tests qemu-system-x86"
+fuzz="clang libclang-rt-14-dev"
 
 wanted=
 for set in "$@"; do
@@ -16,6 +17,7 @@ for set in "$@"; do
     build) wanted="$wanted $build" ;;
     demo) wanted="$wanted $demo" ;;
     test) wanted="$wanted $tests" ;;
+    fuzz) wanted="$wanted $fuzz" ;;
     bench) wanted="$wanted $bench" ;;
     *) echo "deps.sh: no set of packages is called $set" >&2; exit 2 ;;
     esac
