@@ -108,11 +108,11 @@ static void pm_load(void *self, struct state *s)
 {
     struct acpi_pm *pm = self;
 
-    if (state_open(s, "acpi-pm") != 1)
-        return;
-    state_get_field(s, pm->status);
-    state_get_field(s, pm->enable);
-    state_get_field(s, pm->control);
+    if (state_open(s, "acpi-pm") == 1) {
+        state_get_field(s, pm->status);
+        state_get_field(s, pm->enable);
+        state_get_field(s, pm->control);
+    }
     state_close(s);
     update_sci(pm);
 }

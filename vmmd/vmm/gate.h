@@ -4,7 +4,8 @@
  * for microseconds to merge pages, and for as long as a person likes to pause the guest.
  *
  * A vCPU thread enters before it runs guest code and leaves before it halts or ends. Closing
- * counts: several closers may overlap. Lock order: the gate's mutex is a leaf.
+ * counts: several closers may overlap. Lock order: the gate's mutex comes last but for what `kick`
+ * takes (the engine's own lock).
  */
 #ifndef VMM_GATE_H
 #define VMM_GATE_H

@@ -5,7 +5,7 @@
  * Threads: one per vCPU, one per disk, the page scanner, and the main thread (worker.c), which
  * builds and ends the machine. `lock` guards all device state and the buses; a device's functions
  * are called with it held unless said otherwise. Lock order: memory_dma_begin() before machine.lock
- * before the engine's own lock; gate_close() with none of them held.
+ * before the gate's before the engine's own lock; gate_close() with none of them held.
  */
 #ifndef VMM_MACHINE_H
 #define VMM_MACHINE_H

@@ -377,16 +377,18 @@ void pci_bus_load(struct pci_bus *bus, struct state *s)
 
 void pci_save(const struct pci_device *dev, struct state *s)
 {
+    uint8_t intx = dev->intx;
+
     state_put_field(s, dev->config);
     state_put_field(s, dev->msix);
     state_put_field(s, dev->pending);
-    state_put_field(s, dev->intx);
+    state_put_field(s, intx);
 }
 
 /* Only what a guest may write is taken over: identity, capabilities and BAR sizes stay ours. */
 void pci_load(struct pci_device *dev, struct state *s)
 {
-    uint8_t config[sizeof(dev->config)];
+    uint8_t config[sizeof(dev->config)], intx;
 
     state_get_field(s, config);
     for (unsigned i = 0; i < sizeof(config); i++)
@@ -394,5 +396,6 @@ void pci_load(struct pci_device *dev, struct state *s)
             (uint8_t)((dev->config[i] & ~dev->writable[i]) | (config[i] & dev->writable[i]));
     state_get_field(s, dev->msix);
     state_get_field(s, dev->pending);
-    state_get_field(s, dev->intx);
+    state_get_field(s, intx);
+    dev->intx = intx;
 }

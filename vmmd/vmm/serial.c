@@ -209,8 +209,10 @@ static void serial_load(void *self, struct state *st)
     struct serial *s = self;
     uint8_t thre = 0;
 
-    if (state_open(st, "serial") != 1)
+    if (state_open(st, "serial") != 1) {
+        state_close(st); /* another version: bytes are left over */
         return;
+    }
     state_get_field(st, s->ier);
     state_get_field(st, s->lcr);
     state_get_field(st, s->mcr);

@@ -235,11 +235,11 @@ static void console_load(void *self, struct state *s)
 {
     struct virtio_console *c = self;
 
-    if (state_open(s, "virtio-console") != 1)
-        return;
-    virtio_load(&c->v, s);
-    state_get_field(s, c->n_pending);
-    state_get_field(s, c->pending);
+    if (state_open(s, "virtio-console") == 1) {
+        virtio_load(&c->v, s);
+        state_get_field(s, c->n_pending);
+        state_get_field(s, c->pending);
+    }
     state_close(s);
     for (uint32_t i = 0; i < CONTROL_QUEUED; i++)
         if (c->pending[i].bytes > CONTROL_MAX)

@@ -134,6 +134,8 @@ bool soft_attend(struct engine *e)
     int vector = -1;
     bool dropped;
 
+    if (e->left) /* on the way out already, and perhaps outside of the gate */
+        return false;
     atomic_store(&e->attention, false);
     if (!e->host.poll(e->host.opaque, 0)) {
         soft_leave(e, ENGINE_EXIT_STOPPED);
@@ -209,7 +211,19 @@ static bool wait_halted(struct engine *e)
     pthread_mutex_lock(&e->lock);
     e->halted = true;
     for (;;) {
-        uint64_t now = soft_now(e), due;
+        uint64_t now, due;
+        /* A kick: paused, or told to end? Looked at before each wait: its signal may have come when
+         * nobody waited yet. */
+        if (atomic_exchange(&e->attention, false)) {
+            pthread_mutex_unlock(&e->lock);
+            stop = !e->host.resume(e->host.opaque, 0);
+            if (!stop)
+                e->host.halt(e->host.opaque, 0);
+            pthread_mutex_lock(&e->lock);
+            if (stop)
+                break;
+        }
+        now = soft_now(e);
         irqchip_run_timers(&e->irqchip, now, soft_tsc(e));
         if (irqchip_pending(&e->irqchip))
             break;
@@ -219,15 +233,6 @@ static bool wait_halted(struct engine *e)
         } else {
             struct timespec until = to_host_time(e, due);
             pthread_cond_timedwait(&e->wake, &e->lock, &until);
-        }
-        if (atomic_exchange(&e->attention, false)) { /* a kick: paused, or told to end? */
-            pthread_mutex_unlock(&e->lock);
-            stop = !e->host.resume(e->host.opaque, 0);
-            if (!stop)
-                e->host.halt(e->host.opaque, 0);
-            pthread_mutex_lock(&e->lock);
-            if (stop)
-                break;
         }
     }
     e->halted = false;
@@ -328,7 +333,8 @@ static int soft_vcpu_enter_at(struct vcpu *vcpu, const struct engine_entry *entr
  * ------------------------------------------------------------------------------------------------
  */
 
-#define VCPU_VERSION 1
+#define VCPU_VERSION   1
+#define CONTEXT_HEADER 16 /* struct uc_context before its data: size, mode, arch */
 
 static int soft_vcpu_get_state(struct vcpu *vcpu, struct state *s)
 {
@@ -336,9 +342,12 @@ static int soft_vcpu_get_state(struct vcpu *vcpu, struct state *s)
     uc_context *context = NULL;
     uint64_t tsc = soft_tsc(e);
 
-    if (uc_context_alloc(e->uc, &context) != UC_ERR_OK ||
-        uc_context_save(e->uc, context) != UC_ERR_OK)
+    if (uc_context_alloc(e->uc, &context) != UC_ERR_OK)
         return -ENOMEM;
+    if (uc_context_save(e->uc, context) != UC_ERR_OK) {
+        uc_context_free(context);
+        return -EIO;
+    }
     state_begin(s, "vcpu-soft", VCPU_VERSION);
     state_put_field(s, tsc);
     state_put(s, context, uc_context_size(e->uc));
@@ -347,22 +356,47 @@ static int soft_vcpu_get_state(struct vcpu *vcpu, struct state *s)
     return s->error;
 }
 
+/* A context begins with its size, which the library believes when it restores: it must be ours. */
+static void get_context(struct engine *e, struct state *s, uc_context *context)
+{
+    uint8_t ours[CONTEXT_HEADER];
+
+    memcpy(ours, context, sizeof(ours));
+    state_get(s, context, uc_context_size(e->uc));
+    if (!s->error && memcmp(ours, context, sizeof(ours)) != 0)
+        s->error = -EPROTO;
+}
+
+/* Breakpoints and watchpoints in the loaded state are pointers of the process that saved it: they
+ * are made anew from DR7. */
+static void rearm_debug_registers(struct engine *e)
+{
+    uint64_t *dr = &SOFT_ENV64(e, e->debug_registers), *pointers = dr + 8;
+    uint32_t dr7 = (uint32_t)dr[7];
+
+    for (unsigned i = 0; i < 4; i++)
+        pointers[i] = 0;
+    dr[7] = dr7 & ~0xffull; /* all off: nothing is taken away when they are set again */
+    cpu_x86_update_dr7_x86_64(e->env, dr7);
+}
+
 static int soft_vcpu_set_state(struct vcpu *vcpu, struct state *s)
 {
     struct engine *e = vcpu->engine;
     uc_context *context = NULL;
-    uint64_t tsc;
+    uint64_t tsc = 0;
 
     if (uc_context_alloc(e->uc, &context) != UC_ERR_OK)
         return -ENOMEM;
-    if (state_open(s, "vcpu-soft") != VCPU_VERSION)
-        s->error = s->error ? s->error : -EPROTO;
-    state_get_field(s, tsc);
-    state_get(s, context, uc_context_size(e->uc));
+    if (state_open(s, "vcpu-soft") == VCPU_VERSION) {
+        state_get_field(s, tsc);
+        get_context(e, s, context);
+    }
     state_close(s);
     if (!s->error) {
         e->any_mapping = real_memory_mapping(e->uc, 0);
         uc_context_restore(e->uc, context);
+        rearm_debug_registers(e);
         SOFT_ENV64(e, e->tsc_offset) = tsc - __rdtsc();
     }
     uc_context_free(context);
@@ -471,8 +505,8 @@ static void soft_destroy(struct engine *e)
     pthread_mutex_destroy(&e->lock);
     free(e->code_pages);
     free(e->lookups);
-    free(e);
     soft_self = NULL;
+    free(e);
 }
 
 static int open_library(struct engine *e)

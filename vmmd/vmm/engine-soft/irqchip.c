@@ -203,10 +203,13 @@ void irqchip_load(struct irqchip *c, struct state *s)
 {
     struct irqchip loaded;
 
-    if (state_open(s, "irqchip-soft") != IRQCHIP_VERSION)
+    if (state_open(s, "irqchip-soft") == IRQCHIP_VERSION)
+        state_get(s, &loaded, sizeof(loaded));
+    state_close(s); /* another version: bytes are left over */
+    if (s->error)
         return;
-    state_get(s, &loaded, sizeof(loaded));
-    state_close(s);
-    if (!s->error)
-        *c = loaded;
+    loaded.tsc_khz = c->tsc_khz; /* this host's; and a divisor */
+    loaded.pic[0].base &= 0xf8;
+    loaded.pic[1].base &= 0xf8;
+    *c = loaded;
 }

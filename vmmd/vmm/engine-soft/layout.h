@@ -102,6 +102,7 @@ void tb_invalidate_phys_range_x86_64(void *uc, uint64_t start, uint64_t end);
 void raise_exception_x86_64(void *env, int vector);
 void raise_exception_err_ra_x86_64(void *env, int vector, int error, uintptr_t return_address);
 void cpu_loop_exit_noexc_x86_64(void *cpu);
+void cpu_x86_update_dr7_x86_64(void *env, uint32_t dr7);
 uint64_t get_page_addr_code_x86_64(void *env, uint64_t vaddr);
 bool cpu_restore_state_x86_64(void *cpu, uintptr_t host_pc, bool will_exit);
 
