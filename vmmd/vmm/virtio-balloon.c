@@ -18,7 +18,7 @@
 #define F_DEFLATE_ON_OOM (1ull << 2)
 #define F_REPORTING      (1ull << 5)
 #define PFN_SHIFT        12
-#define PFNS_MAX         1024u /* page numbers copied at a time */
+#define PFNS_MAX         1024u /* page numbers in one chain; drivers send 256 or 1024 */
 
 enum { Q_INFLATE, Q_DEFLATE, Q_REPORTING, N_QUEUES };
 
@@ -28,6 +28,7 @@ struct balloon_config {
 
 struct virtio_balloon {
     struct virtio v;
+    uint32_t num_pages; /* ours; the driver may write `actual` only */
     struct virtq_chain chain;
 };
 
@@ -63,12 +64,15 @@ static void serve_inflate(struct virtio_balloon *b)
     uint32_t pfns[PFNS_MAX];
 
     while (virtio_pop(&b->v, Q_INFLATE, &b->chain) > 0) {
-        uint64_t at = 0, n;
-        while ((n = virtq_chain_read(&b->chain, at, pfns, sizeof(pfns))) >= sizeof(pfns[0])) {
-            discard_pages(b, pfns, n / sizeof(pfns[0]));
-            at += n;
-        }
+        bool fits = b->chain.out_bytes <= sizeof(pfns);
+        uint64_t n = fits ? virtq_chain_read(&b->chain, 0, pfns, sizeof(pfns)) : 0;
+        discard_pages(b, pfns, n / sizeof(pfns[0]));
         virtq_push(&b->v.queues[Q_INFLATE], &b->chain, 0);
+        if (fits)
+            continue;
+        virtio_signal(&b->v, Q_INFLATE);
+        /* A gigabyte of them would hold the machine lock for minutes. */
+        virtio_fail(&b->v, "too many page numbers in one request");
     }
 }
 
@@ -112,7 +116,11 @@ static void config_get(const struct virtio_balloon *b, struct balloon_config *re
 /* The driver writes `actual`; num_pages is ours. */
 static void config_written(struct virtio *v, unsigned offset, unsigned size)
 {
-    (void)v, (void)offset, (void)size;
+    struct virtio_balloon *b = of_virtio(v);
+
+    (void)offset, (void)size;
+    memcpy(v->config + offsetof(struct balloon_config, num_pages), &b->num_pages,
+           sizeof(b->num_pages));
 }
 
 void virtio_balloon_target(struct virtio_balloon *b, uint64_t bytes)
@@ -122,6 +130,7 @@ void virtio_balloon_target(struct virtio_balloon *b, uint64_t bytes)
 
     config_get(b, &c);
     c.num_pages = bytes < all ? (uint32_t)((all - bytes) >> PFN_SHIFT) : 0;
+    b->num_pages = c.num_pages;
     memcpy(b->v.config, &c, sizeof(c));
     virtio_config_changed(&b->v);
 }
@@ -161,9 +170,14 @@ static void balloon_save(void *self, struct state *s)
 
 static void balloon_load(void *self, struct state *s)
 {
+    struct virtio_balloon *b = self;
+    struct balloon_config c;
+
     if (state_open(s, "virtio-balloon") == 1)
-        virtio_load(&((struct virtio_balloon *)self)->v, s);
+        virtio_load(&b->v, s);
     state_close(s);
+    config_get(b, &c);
+    b->num_pages = c.num_pages;
 }
 
 static const struct device_ops ops = {"virtio-balloon", balloon_reset, balloon_save, balloon_load,
