@@ -53,6 +53,7 @@ struct control {
 
 #define CONTROL_MAX    (sizeof(struct control) + sizeof(AGENT_NAME))
 #define CONTROL_QUEUED 16u
+#define OUTPUT_MAX     65536u /* bytes of one chain that are printed; drivers send up to 32 KiB */
 
 struct pending {
     uint8_t data[CONTROL_MAX];
@@ -73,6 +74,15 @@ static struct virtio_console *of_virtio(struct virtio *v)
     return (struct virtio_console *)((char *)v - offsetof(struct virtio_console, v));
 }
 
+/* The next buffer for what we have to say; when there is none, the guest is asked to kick once it
+ * adds one. */
+static bool next_buffer(struct virtio_console *c, unsigned queue)
+{
+    return virtio_pop(&c->v, queue, &c->chain) > 0 ||
+           (virtio_ready(&c->v) && virtq_enable_notify(&c->v.queues[queue]) &&
+            virtio_pop(&c->v, queue, &c->chain) > 0);
+}
+
 /* ---- control queue
  * ------------------------------------------------------------------------------------------ */
 
@@ -81,7 +91,7 @@ static void send_pending(struct virtio_console *c)
     struct virtq *q = &c->v.queues[Q_CONTROL_IN];
     uint32_t n = 0;
 
-    while (n < c->n_pending && virtio_pop(&c->v, Q_CONTROL_IN, &c->chain) > 0) {
+    while (n < c->n_pending && next_buffer(c, Q_CONTROL_IN)) {
         struct pending *p = &c->pending[n++];
         virtq_push(q, &c->chain, virtq_chain_write(q, &c->chain, 0, p->data, p->bytes));
     }
@@ -154,7 +164,8 @@ static void serve_output(struct virtio_console *c, unsigned queue)
 
     while (virtio_pop(&c->v, queue, &c->chain) > 0) {
         uint64_t at = 0, n;
-        while (queue == Q_CONSOLE_OUT &&
+        /* What is beyond the limit is lost, like all output that comes too fast. */
+        while (queue == Q_CONSOLE_OUT && at < OUTPUT_MAX &&
                (n = virtq_chain_read(&c->chain, at, data, sizeof(data))) > 0) {
             console_output(c->console, data, n);
             at += n;
@@ -169,7 +180,7 @@ size_t virtio_console_input(struct virtio_console *c, const uint8_t *data, size_
     struct virtq *q = &c->v.queues[Q_CONSOLE_IN];
     size_t done = 0;
 
-    while (done < bytes && virtio_pop(&c->v, Q_CONSOLE_IN, &c->chain) > 0) {
+    while (done < bytes && next_buffer(c, Q_CONSOLE_IN)) {
         uint64_t n = virtq_chain_write(q, &c->chain, 0, data + done, bytes - done);
         virtq_push(q, &c->chain, n);
         done += n;
