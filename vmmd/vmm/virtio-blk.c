@@ -26,6 +26,7 @@
 #define SERIAL_BYTES 20
 #define MAX_RANGE    (1u << 22) /* sectors in one discard or write-zeroes segment: 2 GiB */
 #define MAX_SEGMENTS 16u
+#define FLAG_UNMAP   1u /* of write-zeroes */
 
 #define F_SEG_MAX      (1ull << 2)
 #define F_BLK_SIZE     (1ull << 6)
@@ -69,7 +70,8 @@ struct virtio_blk {
     pthread_t thread;
     bool thread_started;
     pthread_cond_t work, idle; /* with machine.lock */
-    bool kicked, busy, stop;
+    bool kicked, stop;
+    bool busy, hold;          /* a request is being served; begin no other */
     struct virtq_chain chain; /* the thread's */
     struct iovec iov[VIRTQ_MAX_IOV];
 };
@@ -181,7 +183,7 @@ static uint8_t do_ranges(struct virtio_blk *b, bool discard)
         uint64_t len = (uint64_t)ranges[i].n_sectors * SECTOR, offset = ranges[i].sector * SECTOR;
         if (ranges[i].n_sectors > MAX_RANGE || !in_disk(b, ranges[i].sector, len))
             return S_IOERR;
-        if (discard && ranges[i].flags) /* unmap is for write-zeroes only */
+        if (ranges[i].flags & ~(discard ? 0u : FLAG_UNMAP))
             return S_UNSUPP;
         if ((discard ? cow_discard(b->disk, offset, len) : cow_write_zeroes(b->disk, offset, len)) <
             0)
@@ -238,8 +240,9 @@ static bool serve_one(struct virtio_blk *b)
 
     memory_dma_begin(&m->memory);
     pthread_mutex_lock(&m->lock);
-    popped = !b->stop && virtio_pop(&b->v, 0, &b->chain) > 0;
-    if (!popped && !b->stop && virtio_ready(&b->v))
+    popped = !b->stop && !b->hold && virtio_pop(&b->v, 0, &b->chain) > 0;
+    b->busy = popped;
+    if (!popped && !b->stop && !b->hold && virtio_ready(&b->v))
         more = virtq_enable_notify(&b->v.queues[0]);
     pthread_mutex_unlock(&m->lock);
     if (popped) {
@@ -247,6 +250,8 @@ static bool serve_one(struct virtio_blk *b)
         pthread_mutex_lock(&m->lock);
         virtq_push(&b->v.queues[0], &b->chain, written);
         virtio_signal(&b->v, 0);
+        b->busy = false;
+        pthread_cond_broadcast(&b->idle);
         pthread_mutex_unlock(&m->lock);
     }
     memory_dma_end(&m->memory);
@@ -266,13 +271,10 @@ static void *blk_thread(void *opaque)
             continue;
         }
         b->kicked = false;
-        b->busy = true;
         pthread_mutex_unlock(&m->lock);
         while (serve_one(b))
             ;
         pthread_mutex_lock(&m->lock);
-        b->busy = false;
-        pthread_cond_broadcast(&b->idle);
     }
     pthread_mutex_unlock(&m->lock);
     return NULL;
@@ -287,13 +289,17 @@ static void notify(struct virtio *v, unsigned queue)
     pthread_cond_signal(&b->work);
 }
 
+/* Waits for the request in flight only: a guest can make its ring never run dry. The kick at the
+ * end is for what was left in the ring meanwhile. */
 static void wait_idle(struct virtio *v)
 {
     struct virtio_blk *b = of_virtio(v);
 
-    b->kicked = false;
+    b->hold = true;
     while (b->busy)
         pthread_cond_wait(&b->idle, &v->machine->lock);
+    b->hold = false;
+    notify(v, 0);
 }
 
 /* ---- device
