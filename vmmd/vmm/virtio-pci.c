@@ -185,6 +185,8 @@ static void write_status(struct virtio *v, uint8_t value)
     if ((value & STATUS_FEATURES_OK) && !(before & STATUS_FEATURES_OK) &&
         ((v->features & ~offered(v)) || !(v->features & VIRTIO_F_VERSION_1)))
         value &= (uint8_t)~STATUS_FEATURES_OK; /* the driver reads it back and gives up */
+    if (!(value & STATUS_FEATURES_OK))
+        value &= (uint8_t)~STATUS_DRIVER_OK;
     v->status = value;
     if ((value & STATUS_DRIVER_OK) && !(before & STATUS_DRIVER_OK)) {
         for (unsigned i = 0; i < v->ops->n_queues; i++) {
