@@ -21,6 +21,7 @@
 int console_init(struct console *c, int log_fd)
 {
     struct stat st;
+    int r = 0;
 
     memset(c, 0, sizeof(*c));
     pthread_mutex_init(&c->lock, NULL);
@@ -29,8 +30,12 @@ int console_init(struct console *c, int log_fd)
     c->log_fd = log_fd;
     c->log_end = fstat(log_fd, &st) == 0 ? (uint64_t)st.st_size : 0;
     c->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (c->wake_fd < 0)
+        r = -errno;
     c->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-    return c->wake_fd < 0 || c->timer_fd < 0 ? -errno : 0;
+    if (c->timer_fd < 0)
+        r = -errno;
+    return r;
 }
 
 void console_destroy(struct console *c)
@@ -192,10 +197,11 @@ unsigned console_pollfds(const struct console *c, struct pollfd fds[CONSOLE_POLL
 
     fds[n++] = (struct pollfd){.fd = c->wake_fd, .events = POLLIN};
     fds[n++] = (struct pollfd){.fd = c->timer_fd, .events = POLLIN};
-    for (unsigned i = 0; i < CONSOLE_MAX_CLIENTS;
-         i++) /* a full input buffer lets typing wait in the socket */
-        fds[n++] = (struct pollfd){.fd = c->clients[i],
-                                   .events = c->input_bytes < CONSOLE_INPUT ? POLLIN : 0};
+    /* A full input buffer lets typing wait in the socket; a hang-up too, which poll would report
+     * again and again. */
+    for (unsigned i = 0; i < CONSOLE_MAX_CLIENTS; i++)
+        fds[n++] = (struct pollfd){.fd = c->input_bytes < CONSOLE_INPUT ? c->clients[i] : -1,
+                                   .events = POLLIN};
     return n;
 }
 
