@@ -123,15 +123,15 @@ int machine_init(struct machine *m, const struct machine_config *config, char *t
     int r;
 
     memset(m, 0, sizeof(*m));
+    pthread_mutex_init(&m->lock, NULL);
+    gate_init(&m->gate);
+    m->ops = config->ops;
+    m->events = config->events;
     if (config->vcpus == 0 || config->vcpus > ENGINE_MAX_VCPUS) {
         snprintf(text, text_size, "%u vCPUs: 1 to %u are possible", config->vcpus,
                  ENGINE_MAX_VCPUS);
         return -EINVAL;
     }
-    pthread_mutex_init(&m->lock, NULL);
-    gate_init(&m->gate);
-    m->ops = config->ops;
-    m->events = config->events;
     r = memory_init(&m->memory, config->memory_bytes);
     if (r < 0) {
         snprintf(text, text_size, "cannot reserve %llu bytes of guest memory: %s",
@@ -299,11 +299,33 @@ void machine_device_failed(struct machine *m, const char *device, const char *re
 /* ---- state
  * -------------------------------------------------------------------------------------------- */
 
+static void save_clock(const struct machine *m, struct state *s)
+{
+    uint64_t now = machine_time(m);
+
+    state_begin(s, "machine", 1);
+    state_put_field(s, now);
+    state_end(s);
+}
+
+/* Guest time goes on where it was saved, from now or from the end of a pause. */
+static void load_clock(struct machine *m, struct state *s)
+{
+    uint64_t then = 0, now = monotonic_ns();
+
+    if (state_open(s, "machine") == 1)
+        state_get_field(s, then);
+    state_close(s);
+    m->clock_behind = now - then;
+    m->paused_at = now; /* what was before is in the loaded clocks, the engine's too */
+}
+
 int machine_save(struct machine *m, struct state *s)
 {
     int r = 0;
 
     pthread_mutex_lock(&m->lock);
+    save_clock(m, s);
     pci_bus_save(&m->pci, s);
     for (unsigned i = 0; i < m->n_devices; i++)
         m->devices[i].ops->save(m->devices[i].self, s);
@@ -319,14 +341,17 @@ int machine_load(struct machine *m, struct state *s)
 {
     int r = 0;
 
+    /* Locked to the end: a loaded disk goes on at once, and its interrupt must find the interrupt
+     * controller loaded. */
     pthread_mutex_lock(&m->lock);
+    load_clock(m, s);
     pci_bus_load(&m->pci, s);
     for (unsigned i = 0; i < m->n_devices; i++)
         m->devices[i].ops->load(m->devices[i].self, s);
-    pthread_mutex_unlock(&m->lock);
     for (unsigned i = 0; r == 0 && i < m->n_vcpus; i++)
         r = m->ops->vcpu_set_state(m->vcpus[i].vcpu, s);
     if (r == 0)
         r = m->ops->set_irqchip(m->engine, s);
+    pthread_mutex_unlock(&m->lock);
     return r < 0 ? r : s->error;
 }

@@ -21,8 +21,10 @@ int memory_init(struct memory *m, uint64_t bytes)
     memset(m, 0, sizeof(*m));
     m->base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
                    -1, 0);
-    if (m->base == MAP_FAILED)
+    if (m->base == MAP_FAILED) {
+        m->base = NULL;
         return -ENOMEM;
+    }
     /* Sharing works page by page, and a huge page of a mostly idle guest is mostly zeroes. */
     madvise(m->base, bytes, MADV_NOHUGEPAGE);
     m->bytes = bytes;
