@@ -214,13 +214,18 @@ static int on_setup(struct worker *w, struct proto_msg *msg)
 
 static int on_share(struct worker *w, struct proto_msg *msg)
 {
-    int want = msg->share.has_pool ? 2 : 0, sock, pool;
+    int want = msg->share.has_pool ? 2 : 0, sock, pool, r;
 
     if (!w->scanner || msg->n_fds != want)
         return -EPROTO;
     sock = proto_take_fd(msg, 0);
     pool = proto_take_fd(msg, 1);
-    return ms_scanner_connect(w->scanner, sock, pool);
+    r = ms_scanner_connect(w->scanner, sock, pool);
+    if (r < 0) { /* they are still ours */
+        close(sock);
+        close(pool);
+    }
+    return r;
 }
 
 static void on_pause(struct worker *w, bool pause)
@@ -310,7 +315,7 @@ static bool peer_may_command(int fd)
 
 static void accept_vmmd(struct worker *w)
 {
-    int fd = accept4(w->listen_fd, NULL, NULL, SOCK_CLOEXEC);
+    int fd = accept4(w->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
     if (fd < 0)
         return;
@@ -459,8 +464,8 @@ int worker_run(struct worker *w)
         turn(w);
         connected = connected || w->conn >= 0;
         if (connected && w->conn < 0 && w->state == PROTO_GUEST_EMPTY)
-            return 1; /* vmmd went away before it said what to run */
-        if (machine_ended(w)) {
+            return 1;                              /* vmmd went away before it said what to run */
+        if (w->have_machine && machine_ended(w)) { /* a failed SETUP has told its reason */
             report_end(w);
             break;
         }
