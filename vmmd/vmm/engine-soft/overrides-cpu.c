@@ -56,7 +56,13 @@ bool x86_cpu_exec_interrupt_x86_64(void *cpu, int interrupt_request)
     if (e->watch_hit) { /* nothing may come between the watched access and its #DB */
         if (e->watch_trap)
             soft_watch_raise(e);
-        return false;
+        if (!e->watch_waited) {
+            e->watch_waited = true;
+            return false;
+        }
+        /* It ran, and did not make the access again: the access was one of delivering an interrupt,
+         * say. Waiting on would keep off interrupts, the gate and the end for ever. */
+        soft_watch_forget(e);
     }
     if (e->flush_pending) {
         e->flush_pending = false;

@@ -108,6 +108,7 @@ void cpu_check_watchpoint_x86_64(void *cpu, uint64_t address, uint64_t length, u
         }
     }
     if (e->watch_hit) {
+        e->watch_waited = false;
         cpu_restore_state_x86_64(cpu, return_address, true);
         e->cpu->cflags_next_tb = CFLAGS_ONE_INSN;
         cpu_loop_exit_noexc_x86_64(cpu);
@@ -130,6 +131,13 @@ void soft_watch_raise(struct engine *e)
     e->watch_hit = e->watch_trap = false;
     SOFT_ENV64(e, e->debug_registers + 48) = dr6;
     raise_exception_x86_64(e->env, EXC_DB);
+}
+
+void soft_watch_forget(struct engine *e)
+{
+    for (struct soft_watchpoint *w = e->watchpoints; w; w = w->next)
+        w->flags &= ~(BP_HIT_READ | BP_HIT_WRITE);
+    e->watch_hit = e->watch_trap = false;
 }
 
 void soft_watch_free(struct engine *e)

@@ -96,7 +96,8 @@ struct engine {
     enum engine_exit exit;
 
     struct soft_watchpoint *watchpoints;
-    bool watch_hit, watch_trap;
+    bool watch_hit, watch_trap; /* a watched access began; was made: #DB is due */
+    bool watch_waited;          /* its instruction had its chance to run again */
 };
 
 extern struct engine *soft_self;
@@ -133,6 +134,7 @@ void soft_forget_lookups(struct engine *e);
 
 /* overrides-debug.c */
 void soft_watch_raise(struct engine *e);
+void soft_watch_forget(struct engine *e); /* the hits not raised yet */
 void soft_watch_free(struct engine *e);
 
 #endif
