@@ -395,6 +395,7 @@ static int soft_vcpu_set_state(struct vcpu *vcpu, struct state *s)
     state_close(s);
     if (!s->error) {
         e->any_mapping = real_memory_mapping(e->uc, 0);
+        cpu_x86_update_dr7_x86_64(e->env, 0); /* takes away what is set here */
         uc_context_restore(e->uc, context);
         rearm_debug_registers(e);
         SOFT_ENV64(e, e->tsc_offset) = tsc - __rdtsc();
