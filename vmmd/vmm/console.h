@@ -50,7 +50,7 @@ void console_wake_input(struct console *c); /* any thread: the guest can take in
 int console_attach(struct console *c, int fd); /* becomes the console's; -ENOSPC: it is closed */
 unsigned console_pollfds(const struct console *c, struct pollfd fds[CONSOLE_POLLFDS]);
 /* Handles what poll() found. true: a login prompt was seen for the first time since
- * console_restart(). */
+ * console_init(). */
 bool console_serve(struct console *c, const struct pollfd *fds, unsigned n);
 void console_taken(struct console *c, size_t bytes); /* the guest took so much of input */
 

@@ -32,7 +32,7 @@ struct state;
 enum engine_exit {
     ENGINE_EXIT_STOPPED, /* engine_host.poll() said so */
     ENGINE_EXIT_RESET,   /* triple fault or the like: the guest asked for a reset, or crashed */
-    ENGINE_EXIT_FAILED,  /* the engine cannot go on: text in engine_error() */
+    ENGINE_EXIT_FAILED,  /* the engine cannot go on: text in engine_ops.error() */
 };
 
 /* What the engine calls in the machine. All from the vCPU's thread, no engine lock held. */

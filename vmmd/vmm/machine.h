@@ -125,7 +125,8 @@ void machine_irq(struct machine *m, unsigned gsi, bool level);
 void machine_msi(struct machine *m, uint64_t address, uint32_t data);
 void machine_device_failed(struct machine *m, const char *device, const char *reason);
 
-/* All devices and vCPUs, in order of addition; the machine is paused. 0 or -errno. */
+/* Guest time, all devices and vCPUs, in order of addition; the machine is paused, and RAM loaded
+ * before: a disk goes on with its queue at once. 0 or -errno. */
 int machine_save(struct machine *m, struct state *s);
 int machine_load(struct machine *m, struct state *s);
 

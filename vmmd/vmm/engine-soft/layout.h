@@ -3,7 +3,7 @@
  * layout: the private structures of libunicorn 2.0.1.post1 on x86-64 that the engine reads and
  * writes, and the library's functions it calls behind the public API.
  *
- * Only the leading fields that are used are declared. engine.c checks them at start by writing
+ * Only the leading fields that are used are declared. layout.c checks them at start by writing
  * through the public API and reading back here; a build against another version is refused
  * (prepare-unicorn.sh). Names in the library carry the suffix _x86_64; `real_` is an alias of the
  * library's own definition, made by prepare-unicorn.sh, where the name itself is overridden in
@@ -26,7 +26,7 @@ enum { SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, SEG_COUNT };
 enum { GPR_RAX, GPR_RCX, GPR_RDX, GPR_RBX, GPR_RSP, GPR_RBP, GPR_RSI, GPR_RDI };
 
 /* CPUX86State, its beginning. Model specific registers, features and debug registers lie further
- * on, at offsets found at start (struct soft). */
+ * on, at offsets found at start (struct engine). */
 struct uc_env {
     uint64_t regs[16], eip, eflags, cc_dst, cc_src, cc_src2;
     uint32_t cc_op;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * overrides: prototypes of the library functions that this engine replaces (the linker takes ours,
- * the library's are weak) so that the compiler checks them. What each is for stands in facts at its
+ * the library's are weak) so that the compiler checks them. What each is for stands at its
  * definition.
  */
 #ifndef ENGINE_SOFT_OVERRIDES_H
