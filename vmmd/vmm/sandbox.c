@@ -20,16 +20,18 @@ int sandbox_drop_privileges(uint32_t uid, uint32_t gid)
 {
     const struct rlimit none = {0, 0};
 
+    capng_clear(CAPNG_SELECT_BOTH);
+    if (geteuid() == 0) /* the bounding set, while we may */
+        capng_apply(CAPNG_SELECT_BOUNDS);
     if (uid != 0 &&
         (setgroups(0, NULL) < 0 || setresgid(gid, gid, gid) < 0 || setresuid(uid, uid, uid) < 0))
         return -errno;
-    capng_clear(CAPNG_SELECT_BOTH);
     if (capng_apply(CAPNG_SELECT_CAPS) < 0 && geteuid() == 0)
         return -EPERM;
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || setrlimit(RLIMIT_CORE, &none) < 0)
         return -errno;
-    prctl(PR_SET_DUMPABLE, 1, 0, 0,
-          0); /* /proc/PID/smaps stays readable for the owner; cores are off */
+    /* /proc/PID/smaps stays readable for the owner; cores are off. */
+    prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
     return 0;
 }
 

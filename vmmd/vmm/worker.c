@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 #define REPORT_BUSY_S    1 /* between memory reports while something changes */
-#define REPORT_SETTLED_S 5
+#define REPORT_SETTLED_S 15
 
 /* ---- what other threads report
  * -------------------------------------------------------------------------- */

@@ -15,6 +15,7 @@
 #include "vmmd/vmm/state.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -192,9 +193,11 @@ static void trim_when_idle(struct engine *e)
 
     if (window < TRIM_WINDOW_NS)
         return;
-    if (e->window_halted > window / 10 * 9 && e->n_translated > TRIM_BLOCKS)
-        uc_ctl_flush_tlb(
-            e->uc); /* the library's name for dropping all blocks; allowed between two runs only */
+    if (e->window_halted > window / 10 * 9 && e->n_translated > TRIM_BLOCKS) {
+        /* The library's name for dropping all blocks; allowed between two runs only. */
+        uc_ctl_flush_tlb(e->uc);
+        malloc_trim(0); /* what described them */
+    }
     e->window_start = now;
     e->window_halted = 0;
 }
