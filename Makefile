@@ -151,11 +151,13 @@ check:
 	@$(MAKE) --no-print-directory check-asan
 	@BUILD=$(BUILD) tests/run.sh $(UNIT_TESTS) $(INTEGRATION)
 
+ASAN := BUILD=$(BUILD)/asan SAN='-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer' CFLAGS='-O1 -g'
+
 # Unit tests under the address and undefined behaviour sanitizers, in a build of their own.
 check-asan:
-	@$(MAKE) --no-print-directory -j$$(nproc) BUILD=$(BUILD)/asan SAN='-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer' CFLAGS='-O1 -g' asan-programs
+	@$(MAKE) --no-print-directory -j$$(nproc) $(ASAN) asan-programs
 	@echo "under ASAN and UBSAN:"
-	@MS_STRESS_SECONDS=3 $(MAKE) --no-print-directory BUILD=$(BUILD)/asan SAN='-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer' CFLAGS='-O1 -g' unit
+	@MS_STRESS_SECONDS=3 $(MAKE) --no-print-directory $(ASAN) unit
 
 .PHONY: asan-programs
 asan-programs: $(UNIT_TESTS) $(FAKES)

@@ -187,6 +187,10 @@ void cli_print_table(const json_t *rows, const struct cli_column *columns);
 /* Prints each row by itself: a line for each column, JSON (an array if `many`), or a CSV row. */
 void cli_print_objects(const struct cli *cli, const json_t *rows, const struct cli_column *columns,
                        bool many);
+/* Asks `row_of` for each name of the arguments and prints what it found as above; a name it does
+ * not know (it tells) makes the status CLI_FAILED. */
+int cli_print_named(struct cli *cli, const struct cli_args *args, const struct cli_column *columns,
+                    json_t *(*row_of)(const struct cli_objects *objects, const char *name));
 void cli_print_csv_titles(const struct cli_column *columns);
 void cli_print_csv_row(const json_t *row, const struct cli_column *columns);
 void cli_print_json(const json_t *value, size_t flags);

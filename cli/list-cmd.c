@@ -71,25 +71,14 @@ static json_t *info_row(const struct cli_guest *guest)
                      (json_int_t)guest->started, "ram_address", (json_int_t)guest->ram_address);
 }
 
+static json_t *info_row_of(const struct cli_objects *objects, const char *name)
+{
+    const struct cli_guest *guest = cli_find_guest(objects, name);
+
+    return guest ? info_row(guest) : NULL;
+}
+
 int cli_info(struct cli *cli, const struct cli_args *args)
 {
-    struct cli_objects objects;
-    int status = CLI_DONE;
-    json_t *rows;
-
-    if (cli_objects_get(cli, &objects) < 0)
-        return CLI_FAILED;
-    rows = json_array();
-    for (int i = 0; i < args->n_names; i++) {
-        const struct cli_guest *guest = cli_find_guest(&objects, args->name[i]);
-
-        if (guest)
-            json_array_append_new(rows, info_row(guest));
-        else
-            status = CLI_FAILED;
-    }
-    cli_print_objects(cli, rows, info_columns, args->n_names > 1);
-    json_decref(rows);
-    cli_objects_free(&objects);
-    return status;
+    return cli_print_named(cli, args, info_columns, info_row_of);
 }

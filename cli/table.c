@@ -255,3 +255,27 @@ void cli_print_objects(const struct cli *cli, const json_t *rows, const struct c
         }
     }
 }
+
+int cli_print_named(struct cli *cli, const struct cli_args *args, const struct cli_column *columns,
+                    json_t *(*row_of)(const struct cli_objects *objects, const char *name))
+{
+    struct cli_objects objects;
+    int status = CLI_DONE;
+    json_t *rows;
+
+    if (cli_objects_get(cli, &objects) < 0)
+        return CLI_FAILED;
+    rows = json_array();
+    for (int i = 0; i < args->n_names; i++) {
+        json_t *row = row_of(&objects, args->name[i]);
+
+        if (row)
+            json_array_append_new(rows, row);
+        else
+            status = CLI_FAILED;
+    }
+    cli_print_objects(cli, rows, columns, args->n_names > 1);
+    json_decref(rows);
+    cli_objects_free(&objects);
+    return status;
+}

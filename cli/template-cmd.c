@@ -271,27 +271,16 @@ static const struct cli_column info_columns[] = {
     {0},
 };
 
+static json_t *row_of(const struct cli_objects *objects, const char *name)
+{
+    const struct cli_template *tmpl = find_template(objects, name);
+
+    return tmpl ? template_row(tmpl) : NULL;
+}
+
 int cli_template_info(struct cli *cli, const struct cli_args *args)
 {
-    struct cli_objects objects;
-    int status = CLI_DONE;
-    json_t *rows;
-
-    if (cli_objects_get(cli, &objects) < 0)
-        return CLI_FAILED;
-    rows = json_array();
-    for (int i = 0; i < args->n_names; i++) {
-        const struct cli_template *tmpl = find_template(&objects, args->name[i]);
-
-        if (tmpl)
-            json_array_append_new(rows, template_row(tmpl));
-        else
-            status = CLI_FAILED;
-    }
-    cli_print_objects(cli, rows, info_columns, args->n_names > 1);
-    json_decref(rows);
-    cli_objects_free(&objects);
-    return status;
+    return cli_print_named(cli, args, info_columns, row_of);
 }
 
 int cli_template_delete(struct cli *cli, const struct cli_args *args)

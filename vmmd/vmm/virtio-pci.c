@@ -47,11 +47,6 @@ bool virtio_ready(const struct virtio *v)
     return (v->status & STATUS_DRIVER_OK) && !(v->status & STATUS_NEEDS_RESET);
 }
 
-bool virtio_has(const struct virtio *v, uint64_t feature)
-{
-    return v->features & feature;
-}
-
 /* ---- interrupts
  * ------------------------------------------------------------------------------------------- */
 

@@ -53,7 +53,6 @@ struct virtio {
 int virtio_init(struct virtio *v, const struct virtio_ops *ops, struct machine *m);
 
 bool virtio_ready(const struct virtio *v);
-bool virtio_has(const struct virtio *v, uint64_t feature);
 
 /* Interrupts the guest for a queue if it wants that (a ring found broken fails the device); for a
  * change of configuration. */
