@@ -44,6 +44,9 @@ int ms_scanner_ledger(struct ms_scanner *scanner, struct ms_ledger *ret_ledger)
     ledger.mappings = atomic_load(&scanner->pages.mappings);
     ledger.mappings_skipped = atomic_load(&scanner->pages.n_skipped);
     ledger.passes = atomic_load(&scanner->passes);
+    ledger.repacked = atomic_load(&scanner->repacked);
+    ledger.freezes = atomic_load(&scanner->freezes);
+    ledger.longest_freeze_ns = atomic_load(&scanner->longest_freeze_ns);
     ledger.settled = atomic_load(&scanner->settled);
     *ret_ledger = ledger;
     return 0;

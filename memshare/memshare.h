@@ -40,12 +40,15 @@ struct ms_ledger {
     uint64_t pool;      /* mapped from the pool */
     uint64_t private_;  /* the guest's own */
     uint64_t saved;     /* filled by the pool side (ms_client_saved) */
-    uint64_t merges, splits;   /* pages, since start */
-    uint64_t cpu_ns;           /* spent by the scanner thread */
-    uint64_t mappings;         /* VMAs of guest RAM now */
-    uint64_t mappings_skipped; /* runs not merged because of the budget, when last looked at */
-    uint64_t passes;           /* complete passes over guest RAM */
-    bool settled;              /* the last complete pass found (almost) nothing new to merge */
+    uint64_t merges, splits;    /* pages, since start */
+    uint64_t cpu_ns;            /* CPU time of scanning and merging, in whatever thread */
+    uint64_t mappings;          /* VMAs of guest RAM now */
+    uint64_t mappings_skipped;  /* runs not merged because of the budget, when last looked at */
+    uint64_t passes;            /* complete passes over guest RAM */
+    uint64_t repacked;          /* pages moved to longer runs since start */
+    uint64_t freezes;           /* times the guest was held up to merge, since start */
+    uint64_t longest_freeze_ns; /* wall time of the work of the longest of them */
+    bool settled;               /* the last complete pass found (almost) nothing new to merge */
 };
 
 /* ---- guest side
@@ -53,12 +56,14 @@ struct ms_ledger {
 
 struct ms_scanner_ops {
     /*
-     * freeze: when it returns 0, no vCPU runs guest code and no device writes guest RAM until
-     * thaw(). -EBUSY: a device write is in flight: try again later. Called from the scanner thread
-     * with no memshare lock held. The scanner keeps a freeze under half a millisecond.
+     * Runs work(arg) exactly once while no vCPU runs guest code and no device writes guest RAM, and
+     * returns 0 after it; or -EBUSY without having run it: a device write is in flight, try again
+     * later. Called from the scanner thread with no memshare lock held. `work` may run in any
+     * thread of the process; best in that of the vCPU it holds up, so that no guest ever waits for
+     * another thread to be scheduled. It does not block and takes less than half a millisecond of
+     * CPU time.
      */
-    int (*freeze)(void *opaque);
-    void (*thaw)(void *opaque);
+    int (*frozen)(void *opaque, void (*work)(void *arg), void *arg);
 };
 
 /* The template's raw disk as a source of pages; the arrays are the caller's and outlive the
@@ -110,8 +115,8 @@ void ms_scanner_hint_template(struct ms_scanner *scanner, uint64_t page, uint64_
 /*
  * The guest gave these pages away (balloon, free page reporting): they become untouched anonymous
  * memory that reads as zero, whatever was mapped there, so that no pool page shows through. The
- * caller guarantees that no freeze is in progress (it is a vCPU thread, or a device holding off
- * freeze()). 0 or -errno of mmap.
+ * caller guarantees that no freeze is in progress (it is a vCPU thread outside of frozen work, or a
+ * device holding off freezes). 0 or -errno of mmap.
  */
 int ms_scanner_discard(struct ms_scanner *scanner, uint64_t page, uint64_t n_pages);
 
@@ -126,9 +131,15 @@ int ms_scanner_ledger(struct ms_scanner *scanner, struct ms_ledger *ret_ledger);
 struct ms_pool;
 struct ms_client;
 
-/* A pool for one share group. `max_bytes`: the store never grows beyond it (0: half of the host).
+/*
+ * A pool for one share group. `max_bytes`: the store never grows beyond it (0: half of the host).
+ * MS_TIMING_HIDE: a page that nobody else has goes to the pool like one that somebody has, so that
+ * the time of a guest's next write to it is the same and tells nothing of other guests; it costs
+ * the CPU time to move every page once, no memory. MS_TIMING_PLAIN: only shared pages move.
  */
-int ms_pool_new(struct ms_pool **ret_pool, const char *group, uint64_t max_bytes);
+enum ms_timing { MS_TIMING_PLAIN, MS_TIMING_HIDE };
+int ms_pool_new(struct ms_pool **ret_pool, const char *group, uint64_t max_bytes,
+                enum ms_timing timing);
 /* Frees the pool and the clients still attached. Guest processes that live on keep what they map.
  * NULL is fine. */
 void ms_pool_free(struct ms_pool *pool);

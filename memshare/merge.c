@@ -203,8 +203,31 @@ static void merge_run(struct ms_scanner *scanner, struct ms_run *run)
     }
 }
 
-static int freeze(struct ms_scanner *scanner)
+struct frozen_work {
+    struct ms_scanner *scanner;
+    uint32_t *next;
+};
+
+/* As many runs as fit into one freeze, from *next on. */
+static void merge_some(void *arg)
 {
+    const struct frozen_work *work = arg;
+    struct ms_scanner *scanner = work->scanner;
+    struct ms_batch *batch = &scanner->batch;
+    uint64_t begin = ms_now_ns(), spent = 0;
+
+    while (*work->next < batch->n && spent < FREEZE_NS) {
+        merge_run(scanner, &batch->run[(*work->next)++]);
+        spent = ms_now_ns() - begin;
+    }
+    atomic_fetch_add(&scanner->freezes, 1);
+    if (spent > atomic_load(&scanner->longest_freeze_ns))
+        atomic_store(&scanner->longest_freeze_ns, spent);
+}
+
+static int freeze_and_merge(struct ms_scanner *scanner, uint32_t *next)
+{
+    struct frozen_work work = {scanner, next};
     int r = -EBUSY;
 
     for (int i = 0; i < FREEZE_TRIES && r == -EBUSY; i++) {
@@ -212,29 +235,9 @@ static int freeze(struct ms_scanner *scanner)
             return -ECANCELED;
         if (i > 0)
             ms_scanner_sleep(scanner, RETRY_NS, false);
-        r = scanner->config.ops->freeze(scanner->config.opaque);
+        r = scanner->config.ops->frozen(scanner->config.opaque, merge_some, &work);
     }
     return r;
-}
-
-/* As many runs as fit into one freeze, from *next on. */
-static int merge_some(struct ms_scanner *scanner, uint32_t *next)
-{
-    struct ms_batch *batch = &scanner->batch;
-    uint64_t begin, spent = 0;
-    int r = freeze(scanner);
-
-    if (r < 0)
-        return r;
-    begin = ms_now_ns();
-    while (*next < batch->n && spent < FREEZE_NS) {
-        merge_run(scanner, &batch->run[(*next)++]);
-        spent = ms_now_ns() - begin;
-    }
-    scanner->config.ops->thaw(scanner->config.opaque);
-    if (spent > atomic_load(&scanner->longest_freeze_ns))
-        atomic_store(&scanner->longest_freeze_ns, spent);
-    return 0;
 }
 
 /* ---- around it ---- */
@@ -295,7 +298,7 @@ static void merge_batch(struct ms_scanner *scanner)
     struct ms_batch *batch = &scanner->batch;
     uint32_t next = 0;
 
-    while (next < batch->n && merge_some(scanner, &next) == 0)
+    while (next < batch->n && freeze_and_merge(scanner, &next) == 0)
         ;
     for (uint32_t i = 0; i < batch->n; i++) {
         unstage(&batch->run[i]);

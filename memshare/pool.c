@@ -16,13 +16,15 @@
 #include <string.h>
 #include <unistd.h>
 
-int ms_pool_new(struct ms_pool **ret_pool, const char *group, uint64_t max_bytes)
+int ms_pool_new(struct ms_pool **ret_pool, const char *group, uint64_t max_bytes,
+                enum ms_timing timing)
 {
     struct ms_pool *pool = calloc(1, sizeof(*pool));
     int r;
 
     if (!pool)
         return -ENOMEM;
+    pool->timing = timing;
     r = ms_store_init(&pool->store, group, max_bytes);
     if (r < 0) {
         free(pool);

@@ -29,6 +29,7 @@ struct ms_template_refs {
 };
 
 struct ms_pool {
+    enum ms_timing timing;
     struct ms_store store;
     struct ms_index index;
     struct ms_template_refs *templates;

@@ -35,7 +35,7 @@ static int check_config(const struct ms_scanner_config *config)
     if (!config->ram || (uintptr_t)config->ram % MS_PAGE_SIZE || !config->ram_bytes ||
         config->ram_bytes % MS_PAGE_SIZE || config->ram_bytes / MS_PAGE_SIZE > UINT32_MAX)
         return -EINVAL;
-    if (!config->ops || !config->ops->freeze || !config->ops->thaw || config->budget_percent > 100)
+    if (!config->ops || !config->ops->frozen || config->budget_percent > 100)
         return -EINVAL;
     if (config->tmpl.fd >= 0 && config->tmpl.n_blocks &&
         (!config->tmpl.hash || !config->tmpl.by_hash))

@@ -99,7 +99,7 @@ struct ms_scanner {
     /* since start; read by any thread */
     _Atomic uint64_t merges, splits, passes;
     _Atomic bool settled;
-    _Atomic uint64_t longest_freeze_ns;
+    _Atomic uint64_t freezes, longest_freeze_ns, repacked;
 };
 
 static inline uint8_t *ms_ram_page(const struct ms_scanner *scanner, uint64_t page)

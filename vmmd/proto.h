@@ -132,6 +132,7 @@ struct proto_memory {
     uint64_t cookie;
     uint64_t nominal, resident, zero, lineage, template_, pool, private_;
     uint64_t merges, splits, cpu_ns, mappings, mappings_skipped, passes;
+    uint64_t repacked, freezes, longest_freeze_ns;
     uint64_t balloon; /* bytes the guest gave back through the balloon */
     uint32_t settled, reserved;
 };

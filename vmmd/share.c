@@ -73,7 +73,7 @@ static int group_get(struct shares *shares, const char *name, struct share_group
     if (!group)
         return -ENOMEM;
     snprintf(group->name, sizeof(group->name), "%s", name);
-    r = ms_pool_new(&group->pool, name, shares->max_bytes);
+    r = ms_pool_new(&group->pool, name, shares->max_bytes, MS_TIMING_PLAIN);
     if (r < 0) {
         free(group);
         return r;

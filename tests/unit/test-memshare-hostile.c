@@ -63,7 +63,7 @@ static int setup(void **state)
     int pair[2];
 
     assert_non_null(h);
-    assert_int_equal(ms_pool_new(&h->pool, "hostile", 0), 0);
+    assert_int_equal(ms_pool_new(&h->pool, "hostile", 0, MS_TIMING_PLAIN), 0);
     assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair), 0);
     assert_int_equal(ms_pool_attach(h->pool, pair[0], "disk", BLOCKS, &h->bad), 0);
     h->bad_sock = pair[1];

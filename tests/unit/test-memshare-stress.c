@@ -142,7 +142,7 @@ static void test_three_processes(void **state)
 
     (void)state;
     disk_init(&disk, STRESS_DISK, 5000);
-    assert_int_equal(ms_pool_new(&pool, "stress", 0), 0);
+    assert_int_equal(ms_pool_new(&pool, "stress", 0, MS_TIMING_PLAIN), 0);
     for (int i = 0; i < GUESTS; i++)
         spawn_guest(pool, &process[i], &disk, (uint64_t)i + 1, stress_seconds());
     serve_guests(process, report);

@@ -71,7 +71,7 @@ static inline void rig_start(struct rig *rig)
 {
     memset(rig, 0, sizeof(*rig));
     pthread_mutex_init(&rig->lock, NULL);
-    assert_int_equal(ms_pool_new(&rig->pool, "test", 0), 0);
+    assert_int_equal(ms_pool_new(&rig->pool, "test", 0, MS_TIMING_PLAIN), 0);
     assert_int_equal(pthread_create(&rig->thread, NULL, rig_serve, rig), 0);
 }
 
@@ -160,7 +160,7 @@ struct guest {
     atomic_uint freezes;
 };
 
-static int guest_freeze(void *opaque)
+static int guest_frozen(void *opaque, void (*work)(void *arg), void *arg)
 {
     struct guest *guest = opaque;
 
@@ -168,17 +168,12 @@ static int guest_freeze(void *opaque)
     if (atomic_load(&guest->busy))
         return -EBUSY;
     pthread_rwlock_wrlock(&guest->lock);
+    work(arg);
+    pthread_rwlock_unlock(&guest->lock);
     return 0;
 }
 
-static void guest_thaw(void *opaque)
-{
-    struct guest *guest = opaque;
-
-    pthread_rwlock_unlock(&guest->lock);
-}
-
-static const struct ms_scanner_ops guest_ops = {.freeze = guest_freeze, .thaw = guest_thaw};
+static const struct ms_scanner_ops guest_ops = {.frozen = guest_frozen};
 
 /* Between two pages that nobody may touch, so that no other mapping joins it. */
 static inline void *guest_ram(uint64_t n)

@@ -122,17 +122,18 @@ static int load_guest(struct worker *w, const struct proto_setup *setup, const s
     return r;
 }
 
-static int freeze(void *opaque)
+static int run_frozen(void *opaque, void (*work)(void *arg), void *arg)
 {
-    return machine_freeze(opaque);
-}
+    int r = machine_freeze(opaque);
 
-static void thaw(void *opaque)
-{
+    if (r < 0)
+        return r;
+    work(arg);
     machine_thaw(opaque);
+    return 0;
 }
 
-static const struct ms_scanner_ops scanner_ops = {freeze, thaw};
+static const struct ms_scanner_ops scanner_ops = {.frozen = run_frozen};
 
 static int map_hashes(struct worker *w, int hashes_fd, struct ms_template *ret, char *text,
                       size_t size)

@@ -123,6 +123,9 @@ static bool fill_report(struct worker *w, struct proto_memory *p)
         .mappings = l.mappings,
         .mappings_skipped = l.mappings_skipped,
         .passes = l.passes,
+        .repacked = l.repacked,
+        .freezes = l.freezes,
+        .longest_freeze_ns = l.longest_freeze_ns,
         .balloon = virtio_balloon_bytes(w->balloon),
         .settled = l.settled,
     };
