@@ -131,6 +131,13 @@ $(BUILD)/bench-%: tests/bench/bench-%.c $(LIBMEMSHARE) $(LIBCOWDISK)
 	@echo "  LINK    $@"
 	@$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.c %.a,$^) $(COWDISK_LIBS) $(MEMSHARE_LIBS) -lm
 
+# What page sharing gains and costs, beside KSM.
+BENCH_MEMSHARE_SRC := $(call src,tests/bench/memshare)
+$(call objs,$(BENCH_MEMSHARE_SRC)): CPPFLAGS += $(call pkg_cflags,jansson)
+$(BUILD)/bench-memshare: $(call objs,$(BENCH_MEMSHARE_SRC)) $(LIBMEMSHARE)
+	@echo "  LINK    $@"
+	@$(CC) $(LDFLAGS) -o $@ $^ $(MEMSHARE_LIBS) -ljansson
+
 $(BUILD)/guest-run: tests/bench/guest-run.c $(LIBVMM) $(LIBCOWDISK) $(BUILD)/vmmd-guest
 	@echo "  LINK    $@"
 	@$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.c %.a,$^) $(COWDISK_LIBS)
