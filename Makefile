@@ -178,11 +178,15 @@ demo:
 	@tests/deps.sh build demo
 	@BUILD=$(BUILD) tests/demo.sh
 
-bench: all $(BUILD)/guest-run $(BUILD)/bench-cowdisk
+bench: all $(BUILD)/guest-run $(BUILD)/bench-cowdisk $(BUILD)/bench-memshare
 	@tests/deps.sh bench
 	@tests/rootfs.sh $(BUILD)/cache/bookworm
 	@BUILD=$(BUILD) tests/bench/bench-tcg.sh $(BUILD)/cache/bookworm/vmlinuz $(BUILD)/cache/bookworm/initrd $(BUILD)/cache/bookworm/disk.raw
 	@$(BUILD)/bench-cowdisk $(BUILD)
+	@tests/bench/ram-images.sh $(BUILD)/cache/ram-images $(BUILD)/cache/bookworm/vmlinuz $(BUILD)/cache/bookworm/initrd $(BUILD)/cache/bookworm/disk.raw
+	@mkdir -p $(BUILD)/bench
+	@$(BUILD)/bench-memshare --steady $${BENCH_STEADY:-20} $$([ $$(id -u) != 0 ] || echo --ksm) --flat 32,64 \
+	    --images $(BUILD)/cache/ram-images/guest-*.raw | tee $(BUILD)/bench/memshare.md
 
 # The image reader and writer fed with anything, FUZZ_SECONDS long.
 fuzz:

@@ -179,8 +179,9 @@ static void print_ratios(const json_t *all)
     const json_t *ratios = json_object_get(all, "ratios");
     const json_t *hash = json_object_get(all, "hash");
 
+    printf("\n");
     if (json_is_object(ratios)) {
-        printf("\n- CPU per captured page, memshare / %s: %.2f\n", text(ratios, "cheapest_ksm"),
+        printf("- CPU per captured page, memshare / %s: %.2f\n", text(ratios, "cheapest_ksm"),
                number(ratios, "cpu_per_captured_page"));
         printf("- time to %.2f of what is possible, memshare / %s: %.2f\n", GOAL,
                text(ratios, "fastest_ksm"), number(ratios, "seconds_to_goal"));

@@ -166,6 +166,14 @@ static void sum_ledgers(struct ours *o)
     }
 }
 
+/* The pool's counters know nothing of zero pages. */
+static double countable(const struct options *options)
+{
+    const struct oracle *oracle = options->oracle;
+
+    return (double)(oracle->non_zero - oracle->distinct);
+}
+
 static int result(struct ours *o)
 {
     struct daemon *daemon = &o->daemon;
@@ -185,7 +193,7 @@ static int result(struct ours *o)
     ms_pool_get_stats(o->pool, &stats);
     run->index_bytes = stats.index_bytes;
     run->captured_counted = stats.mapped_pages - stats.slots;
-    run->goal = when_reached(daemon->point, daemon->n_points, GOAL * (double)run->possible);
+    run->goal = when_reached(daemon->point, daemon->n_points, GOAL * countable(o->options));
     run->end = when_reached(daemon->point, daemon->n_points,
                             MOST * (double)run->captured_counted - (double)daemon->step);
     pthread_mutex_unlock(&daemon->lock);
