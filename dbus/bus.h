@@ -104,6 +104,7 @@ int bus_get_property(struct bus *bus, const char *destination, const char *path,
 /* Appends one value. A string may hold any bytes: those that are not UTF-8 or are control
  * characters other than tab become '?'; NULL becomes "". */
 bool bus_put_string(DBusMessageIter *iter, const char *text);
+bool bus_put_i32(DBusMessageIter *iter, int32_t value);
 bool bus_put_u32(DBusMessageIter *iter, uint32_t value);
 bool bus_put_u64(DBusMessageIter *iter, uint64_t value);
 bool bus_put_double(DBusMessageIter *iter, double value);

@@ -61,6 +61,11 @@ bool bus_put_string(DBusMessageIter *iter, const char *text)
     return ok;
 }
 
+bool bus_put_i32(DBusMessageIter *iter, int32_t value)
+{
+    return dbus_message_iter_append_basic(iter, DBUS_TYPE_INT32, &value);
+}
+
 bool bus_put_u32(DBusMessageIter *iter, uint32_t value)
 {
     return dbus_message_iter_append_basic(iter, DBUS_TYPE_UINT32, &value);
