@@ -58,6 +58,12 @@ void adapter_fail(struct bus_call *call, const struct problem *problem)
     bus_call_fail(call, name, "%s", problem->text);
 }
 
+void adapter_error(struct bus_error *err, const struct problem *problem)
+{
+    snprintf(err->name, sizeof(err->name), ADAPTER_ERROR "%s", problem_kind_name(problem->kind));
+    snprintf(err->text, sizeof(err->text), "%s", problem->text);
+}
+
 void adapter_done(void *call, const struct problem *problem)
 {
     if (problem)
@@ -95,6 +101,7 @@ static void on_guest_changed(void *opaque, struct guest *guest, unsigned changes
         {GUEST_CHANGE_MEMORY, {"Resident", "Saved", "Settled"}},
         {GUEST_CHANGE_LOGIN, {"Login"}},
         {GUEST_CHANGE_DEVICE, {"DeviceError"}},
+        {GUEST_CHANGE_CONFIG, {"Priority"}},
     };
     char path[ADAPTER_PATH_MAX];
 
@@ -181,6 +188,16 @@ static void on_job_removed(void *opaque, struct job *job)
     bus_remove_object(adapter->bus, path);
 }
 
+static void on_memory_changed(void *opaque)
+{
+    static const char *const properties[] = {"MemoryPressure",  "MemoryPressureReason",
+                                             "MemoryAvailable", "MemoryTotal",
+                                             "MemoryAtRisk",    "MemoryLow",
+                                             "MemoryCritical",  NULL};
+
+    changed(opaque, ADAPTER_ROOT, manager_interface.name, properties);
+}
+
 static void on_happened(void *opaque, const char *kind, const char *name, const char *text)
 {
     struct adapter *adapter = opaque;
@@ -202,6 +219,7 @@ static const struct daemon_listener listener = {
     .job_changed = on_job_changed,
     .job_finished = on_job_finished,
     .job_removed = on_job_removed,
+    .memory_changed = on_memory_changed,
     .happened = on_happened,
 };
 

@@ -30,6 +30,9 @@ void adapter_free(struct adapter *adapter);
 /* Answers with org.vmmd1.Error.KIND. */
 void adapter_fail(struct bus_call *call, const struct problem *problem);
 
+/* For the setter of a property. */
+void adapter_error(struct bus_error *err, const struct problem *problem);
+
 /* A guest_done_fn: answers the call without values, or with the problem. */
 void adapter_done(void *call, const struct problem *problem);
 

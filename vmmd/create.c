@@ -87,6 +87,7 @@ static int check(const struct daemon *daemon, const struct create_request *reque
         .vcpus = request->has_vcpus ? request->vcpus : 1,
         .engine = request->has_engine ? request->engine : daemon->config.default_engine,
         .created = now_usec(),
+        .priority = request->has_priority ? request->priority : 0,
     };
     r = name_check("guest", request->name, problem);
     if (r == 0 && strcmp(group, GUEST_SHARE_NONE) != 0)
@@ -99,6 +100,8 @@ static int check(const struct daemon *daemon, const struct create_request *reque
     if (r == 0)
         r = engine_resolve(&daemon->engine, ret_config->engine, ret_config->vcpus, &unused,
                            problem);
+    if (r == 0)
+        r = guest_check_priority(ret_config->priority, problem);
     if (r == 0)
         r = check_count(daemon, request, problem);
     if (r < 0)

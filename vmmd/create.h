@@ -9,12 +9,13 @@
 
 struct create_request {
     const char *tmpl, *name;
-    bool has_count, has_memory, has_vcpus, has_engine;
+    bool has_count, has_memory, has_vcpus, has_engine, has_priority;
     uint32_t count; /* NAME-1..NAME-count; without it one guest NAME */
     uint64_t memory;
     uint32_t vcpus;
     enum engine_choice engine;
     const char *share_group; /* NULL: the template's name */
+    int32_t priority;
 };
 
 /* problem NULL: the `n` guests exist and are published. Otherwise none of them does. */

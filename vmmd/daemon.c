@@ -14,6 +14,8 @@
 #include "vmmd/guest.h"
 #include "vmmd/import.h"
 #include "vmmd/log.h"
+#include "vmmd/mapcount.h"
+#include "vmmd/pressure.h"
 #include "vmmd/share.h"
 #include "vmmd/template.h"
 
@@ -31,11 +33,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#define GUEST_USER        "vmmd-guest"
-#define NOBODY            65534u
-#define LOCK_TRIES        10
-#define LOCK_PAUSE_NS     25000000
-#define MAP_COUNT_DEFAULT 65530u /* the kernel's, if vm.max_map_count cannot be read */
+#define GUEST_USER    "vmmd-guest"
+#define NOBODY        65534u
+#define LOCK_TRIES    10
+#define LOCK_PAUSE_NS 25000000
 
 uint64_t now_usec(void)
 {
@@ -184,17 +185,10 @@ static void look_at_host(struct daemon *daemon)
 {
     const struct passwd *user;
     struct sysinfo info;
-    char line[64];
-    unsigned long maps;
 
     read_line("/proc/sys/kernel/random/boot_id", daemon->boot_id, sizeof(daemon->boot_id));
     if (sysinfo(&info) == 0)
         daemon->host_memory = (uint64_t)info.totalram * info.mem_unit;
-    read_line("/proc/sys/vm/max_map_count", line, sizeof(line));
-    maps = strtoul(line, NULL, 10);
-    if (maps == 0)
-        maps = MAP_COUNT_DEFAULT;
-    daemon->max_mappings = maps / 4 * 3; /* the rest is for everything that is not guest RAM */
     if (geteuid() == 0) {
         user = getpwnam(GUEST_USER);
         daemon->drop_uid = user ? user->pw_uid : NOBODY;
@@ -257,10 +251,13 @@ int daemon_new(struct daemon **ret_daemon, struct event_base *base, const struct
         r = problem_errno(problem, -ENOMEM, "cannot start");
     else
         r = open_directories(daemon, state_dir, runtime_dir, problem);
+    if (r == 0 && !(daemon->pressure = pressure_new(daemon)))
+        r = problem_errno(problem, -ENOMEM, "cannot start");
     if (r < 0) {
         daemon_free(daemon);
         return r;
     }
+    daemon->max_mappings = mapcount_settle(&daemon->config);
     load(daemon);
     *ret_daemon = daemon;
     return 0;
@@ -285,6 +282,7 @@ void daemon_free(struct daemon *daemon)
     while (!TAILQ_EMPTY(&daemon->templates))
         template_free(TAILQ_FIRST(&daemon->templates));
     shares_free(daemon->shares);
+    pressure_free(daemon->pressure);
     if (daemon->memory_timer)
         event_free(daemon->memory_timer);
     close_fd(daemon->guests_fd);
@@ -321,20 +319,29 @@ void daemon_happened(struct daemon *daemon, const char *kind, const char *name, 
         daemon->listener->happened(daemon->listener_opaque, kind, name, text);
 }
 
-int daemon_set_scan_budget(struct daemon *daemon, uint32_t percent, struct problem *problem)
+uint32_t daemon_scan_budget(const struct daemon *daemon)
+{
+    bool low = daemon->pressure && pressure_level(daemon->pressure) != PRESSURE_NONE;
+
+    return low ? 0 : daemon->config.scan_budget;
+}
+
+void daemon_send_scan_budget(struct daemon *daemon)
 {
     struct guest *guest;
-    struct proto_msg msg;
 
+    TAILQ_FOREACH(guest, &daemon->guests, link)
+    if (guest->phase == PHASE_UP)
+        guest_send_scan_budget(guest);
+}
+
+int daemon_set_scan_budget(struct daemon *daemon, uint32_t percent, struct problem *problem)
+{
     if (percent < 1 || percent > SCAN_BUDGET_MAX)
         return problem_set(problem, PROBLEM_INVALID_ARGUMENT,
                            "a scan budget is 1 to %u percent of one core, not %u", SCAN_BUDGET_MAX,
                            percent);
     daemon->config.scan_budget = percent;
-    proto_init(&msg, PROTO_BUDGET);
-    msg.budget.percent = percent;
-    TAILQ_FOREACH(guest, &daemon->guests, link)
-    if (guest->phase == PHASE_UP)
-        guest_talk_send(guest, &msg, NULL); /* one that does not read keeps its old budget */
+    daemon_send_scan_budget(daemon);
     return 0;
 }

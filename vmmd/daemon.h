@@ -20,6 +20,7 @@ struct event_base;
 struct guest;
 struct import;
 struct job;
+struct pressure;
 struct shares;
 struct template;
 
@@ -29,6 +30,7 @@ enum guest_change {
     GUEST_CHANGE_MEMORY = 1u << 1,
     GUEST_CHANGE_LOGIN = 1u << 2,
     GUEST_CHANGE_DEVICE = 1u << 3,
+    GUEST_CHANGE_CONFIG = 1u << 4, /* the priority */
 };
 
 /* Told of everything that happens; every member must be set. */
@@ -43,6 +45,7 @@ struct daemon_listener {
     void (*job_changed)(void *opaque, struct job *job);
     void (*job_finished)(void *opaque, struct job *job);
     void (*job_removed)(void *opaque, struct job *job);
+    void (*memory_changed)(void *opaque); /* of the host: level, what is available, ... */
     void (*happened)(void *opaque, const char *kind, const char *name, const char *text);
 };
 
@@ -74,6 +77,7 @@ struct daemon {
     uint64_t next_job, next_cookie;
     struct shares *shares;
     struct event *memory_timer; /* see guest_memory_dirty() */
+    struct pressure *pressure;
 
     const struct daemon_listener *listener; /* NULL: nobody listens */
     void *listener_opaque;
@@ -97,6 +101,10 @@ void daemon_happened(struct daemon *daemon, const char *kind, const char *name, 
 
 /* Changes the scan budget of all guests, running ones included. */
 int daemon_set_scan_budget(struct daemon *daemon, uint32_t percent, struct problem *problem);
+
+/* Sends running guests the scan budget of now: none while memory is low. */
+void daemon_send_scan_budget(struct daemon *daemon);
+uint32_t daemon_scan_budget(const struct daemon *daemon);
 
 uint64_t now_usec(void); /* since the epoch */
 

@@ -8,6 +8,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 /* ---- methods ---- */
@@ -129,8 +130,9 @@ static bool put_ledger(const struct guest *guest, DBusMessageIter *iter)
         {"Merges", m->merges},      {"Splits", m->splits},
         {"Mappings", m->mappings},  {"MappingsSkipped", m->mappings_skipped},
         {"Passes", m->passes},      {"Balloon", m->balloon},
+        {"Repacked", m->repacked},  {"Freezes", m->freezes},
     };
-    double cpu = (double)m->cpu_ns / 1e9;
+    double cpu = (double)m->cpu_ns / 1e9, longest = (double)m->longest_freeze_ns / 1e9;
     dbus_bool_t settled = m->settled != 0;
     DBusMessageIter dict;
     bool ok = bus_dict_open(iter, &dict);
@@ -138,6 +140,7 @@ static bool put_ledger(const struct guest *guest, DBusMessageIter *iter)
     for (size_t i = 0; ok && i < sizeof(sizes) / sizeof(sizes[0]); i++)
         ok = bus_dict_put(&dict, sizes[i].key, DBUS_TYPE_UINT64, &sizes[i].value);
     return ok && bus_dict_put(&dict, "CpuSeconds", DBUS_TYPE_DOUBLE, &cpu) &&
+           bus_dict_put(&dict, "LongestFreezeSeconds", DBUS_TYPE_DOUBLE, &longest) &&
            bus_dict_put(&dict, "Settled", DBUS_TYPE_BOOLEAN, &settled) &&
            bus_dict_close(iter, &dict);
 }
@@ -283,6 +286,35 @@ static bool get_settled(void *object, DBusMessageIter *iter)
     return bus_put_bool(iter, ((struct guest *)object)->memory.settled != 0);
 }
 
+static bool get_share_timing(void *object, DBusMessageIter *iter)
+{
+    const struct guest *guest = object;
+    const char *group = guest->config.share_group;
+
+    if (strcmp(group, GUEST_SHARE_NONE) == 0)
+        return bus_put_string(iter, "");
+    return bus_put_string(
+        iter, config_timing(&guest->daemon->config, group) == MS_TIMING_HIDE ? "hide" : "plain");
+}
+
+static bool get_priority(void *object, DBusMessageIter *iter)
+{
+    return bus_put_i32(iter, ((struct guest *)object)->config.priority);
+}
+
+static int set_priority(void *object, DBusMessageIter *value, struct bus_error *err)
+{
+    struct problem problem;
+    dbus_int32_t priority = 0;
+    int r;
+
+    dbus_message_iter_get_basic(value, &priority);
+    r = guest_set_priority(object, priority, &problem);
+    if (r < 0)
+        adapter_error(err, &problem);
+    return r;
+}
+
 static bool get_device_error(void *object, DBusMessageIter *iter)
 {
     return bus_put_string(iter, ((struct guest *)object)->device_error);
@@ -314,6 +346,8 @@ static const struct bus_property_entry properties[] = {
     {.name = "Memory", .type = "t", .get = get_memory_size},
     {.name = "VCPUs", .type = "u", .get = get_vcpus},
     {.name = "ShareGroup", .type = "s", .get = get_share_group},
+    {.name = "ShareTiming", .type = "s", .get = get_share_timing, .flags = BUS_CONST},
+    {.name = "Priority", .type = "i", .get = get_priority, .set = set_priority},
     {.name = "Uuid", .type = "s", .get = get_uuid, .flags = BUS_CONST},
     {.name = "Overlay", .type = "s", .get = get_overlay, .flags = BUS_CONST},
     {.name = "Created", .type = "t", .get = get_created, .flags = BUS_CONST},

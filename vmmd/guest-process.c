@@ -232,6 +232,8 @@ void guest_process_adopt(struct guest *guest, const struct guest_record *record)
     guest->phase = PHASE_ADOPTING;
     guest->state = record->state == GUEST_PAUSED ? GUEST_PAUSED : GUEST_RUNNING;
     guest->started = record->started;
+    guest->held = guest->state == GUEST_PAUSED && record->held;
+    snprintf(guest->hold_reason, sizeof(guest->hold_reason), "%s", record->reason);
     engine_resolve(&guest->daemon->engine, guest->config.engine, guest->config.vcpus,
                    &guest->running_engine, NULL);
     arm(guest, guest->daemon->config.start_timeout);
@@ -350,6 +352,8 @@ void guest_process_forget(struct guest *guest)
     close_files(guest);
     share_leave(guest->share);
     guest->share = NULL;
+    guest->held = guest->hold_never = false;
+    guest->splits_before = 0;
     child_free(guest->process);
     guest->process = NULL;
     guest->phase = PHASE_IDLE;

@@ -2,7 +2,7 @@
 /*
  * guest-store: the files of a guest: STATE/guests/NAME/
  *
- *   guest.json     what it was created with; written once, durable
+ *   guest.json     what it was created with, and its priority; durable
  *   state.json     its state and process; rewritten at every change without waiting for the disk.
  *                  Losing it in a power loss costs nothing: then no guest process is left either
  *   overlay.qcow2  its disk, over the template's
@@ -52,11 +52,25 @@ json_t *guest_config_to_json(const struct guest_config *config)
     char uuid[33];
 
     uuid_to_text(config->uuid, uuid);
-    return json_pack("{s:s, s:s, s:s, s:I, s:I, s:s, s:s, s:I}", "name", config->name, "template",
-                     config->tmpl, "share_group", config->share_group, "memory",
+    return json_pack("{s:s, s:s, s:s, s:I, s:I, s:s, s:s, s:I, s:i}", "name", config->name,
+                     "template", config->tmpl, "share_group", config->share_group, "memory",
                      (json_int_t)config->memory, "vcpus", (json_int_t)config->vcpus, "engine",
                      engine_name(config->engine), "uuid", uuid, "created",
-                     (json_int_t)config->created);
+                     (json_int_t)config->created, "priority", (int)config->priority);
+}
+
+/* Guests of earlier versions have none: 0. */
+static bool read_priority(const json_t *json, int32_t *ret)
+{
+    const json_t *value = json_object_get(json, "priority");
+    json_int_t number = json_integer_value(value);
+
+    if (!value)
+        return true;
+    if (!json_is_integer(value) || number < -GUEST_PRIORITY_MAX || number > GUEST_PRIORITY_MAX)
+        return false;
+    *ret = (int32_t)number;
+    return true;
 }
 
 static bool share_group_ok(const char *group)
@@ -76,7 +90,7 @@ int guest_config_from_json(const json_t *json, struct guest_config *ret_config)
         !json_read_string(json, "engine", engine, sizeof(engine)) ||
         !json_read_string(json, "uuid", uuid, sizeof(uuid)) ||
         !json_read_u64(json, "memory", &config.memory) || !json_read_u64(json, "vcpus", &vcpus) ||
-        !json_read_u64(json, "created", &config.created))
+        !json_read_u64(json, "created", &config.created) || !read_priority(json, &config.priority))
         return -EINVAL;
     if (name_check("guest", config.name, NULL) < 0 ||
         name_check("template", config.tmpl, NULL) < 0 || !share_group_ok(config.share_group) ||
@@ -148,6 +162,20 @@ int guest_store_create(struct daemon *daemon, const struct guest_config *config,
     return 0;
 }
 
+int guest_store_config(const struct guest *guest, struct problem *problem)
+{
+    int dir_fd = openat(guest->daemon->guests_fd, guest->config.name,
+                        O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    int r;
+
+    if (dir_fd < 0)
+        return problem_errno(problem, -errno, "guest %s: cannot open %s/guests/%s",
+                             guest->config.name, guest->daemon->state_dir, guest->config.name);
+    r = create_config(dir_fd, guest->daemon, &guest->config, problem);
+    close(dir_fd);
+    return r;
+}
+
 int guest_store_remove(struct daemon *daemon, const char *name, struct problem *problem)
 {
     int r = dir_discard(daemon->guests_fd, name);
@@ -179,10 +207,10 @@ static int write_record(const struct guest *guest, int dir_fd)
     uint64_t ticks = guest->process ? child_start_ticks(guest->process) : 0;
     int32_t pid = guest->process ? child_pid(guest->process) : 0;
     json_t *json =
-        json_pack("{s:s, s:s%, s:I, s:I, s:I, s:s}", "state", guest_state_name(guest->state),
+        json_pack("{s:s, s:s%, s:I, s:I, s:I, s:s, s:b}", "state", guest_state_name(guest->state),
                   "reason", guest->reason, strlen(guest->reason), "pid", (json_int_t)pid,
                   "start_ticks", (json_int_t)ticks, "started", (json_int_t)guest->started,
-                  "boot_id", guest->daemon->boot_id);
+                  "boot_id", guest->daemon->boot_id, "held", (int)guest->held);
     int r = json ? json_save(dir_fd, STATE_NAME, json, false) : -EINVAL;
 
     json_decref(json);
@@ -236,6 +264,7 @@ static void read_record(struct daemon *daemon, const char *name, struct guest_re
         json_read_u64(json, "started", &found.started) &&
         json_read_string(json, "boot_id", found.boot_id, sizeof(found.boot_id))) {
         found.pid = (int32_t)pid;
+        found.held = json_is_true(json_object_get(json, "held"));
         *record = found;
     }
     json_decref(json);

@@ -53,13 +53,15 @@ static void on_share_lost(void *opaque, int error, const char *text)
 static int join_pool(struct guest *guest, struct proto_msg *msg)
 {
     struct template *tmpl = template_find(guest->daemon, guest->config.tmpl);
+    const char *group = guest->config.share_group;
     uint64_t blocks = tmpl ? (tmpl->info.size + BLOCK_BYTES - 1) / BLOCK_BYTES : 0;
-    int r = share_join(guest->daemon->shares, guest->config.share_group, tmpl ? tmpl->name : "",
-                       blocks, on_share_lost, guest, &guest->share, &msg->fds[0], &msg->fds[1]);
+    int r = share_join(guest->daemon->shares, group, config_timing(&guest->daemon->config, group),
+                       tmpl ? tmpl->name : "", blocks, on_share_lost, guest, &guest->share,
+                       &msg->fds[0], &msg->fds[1]);
 
     if (r < 0) {
         daemon_happened(guest->daemon, "pool-error", guest->config.name,
-                        "cannot join share group %s: %s", guest->config.share_group, strerror(-r));
+                        "cannot join share group %s: %s", group, strerror(-r));
         return r;
     }
     msg->n_fds = 2;
@@ -117,13 +119,24 @@ static void send_setup(struct guest *guest)
         guest_process_kill(guest, "%s", problem.text);
 }
 
+static void set_running_state(struct guest *guest, uint32_t state)
+{
+    if (state == PROTO_GUEST_PAUSED) {
+        guest_set_state(guest, GUEST_PAUSED, guest->held ? guest->hold_reason : "");
+    } else {
+        guest->held = false;
+        guest_set_state(guest, GUEST_RUNNING, "");
+    }
+}
+
 static void guest_is_up(struct guest *guest, uint32_t state, uint64_t ram_address)
 {
     event_del(guest->timer);
     guest->phase = PHASE_UP;
     guest->ram_address = ram_address;
     send_share(guest);
-    guest_set_state(guest, state == PROTO_GUEST_PAUSED ? GUEST_PAUSED : GUEST_RUNNING, "");
+    guest_send_scan_budget(guest); /* it may have changed since its setup, or under another vmmd */
+    set_running_state(guest, state);
     guest_wait_finish(guest, WAIT_START, 0, NULL);
 }
 
@@ -185,7 +198,7 @@ static int on_state(struct guest *guest, const struct proto_state *state)
         return 0; /* crossed with our request to end */
     if (guest->phase != PHASE_UP)
         return breach(guest, "a state before its greeting");
-    guest_set_state(guest, state->state == PROTO_GUEST_PAUSED ? GUEST_PAUSED : GUEST_RUNNING, "");
+    set_running_state(guest, state->state);
     guest_wait_finish(guest, guest->state == GUEST_PAUSED ? WAIT_PAUSE : WAIT_RESUME, 0, NULL);
     return 0;
 }

@@ -7,6 +7,7 @@
  */
 #include "vmmd/guest.h"
 #include "vmmd/log.h"
+#include "vmmd/pressure.h"
 #include "vmmd/share.h"
 
 #include <errno.h>
@@ -160,6 +161,22 @@ uint64_t guest_saved(const struct guest *guest)
     return share_saved(guest->share);
 }
 
+uint64_t guest_recent_splits(const struct guest *guest)
+{
+    uint64_t now = guest->memory.splits;
+
+    return now > guest->splits_before ? now - guest->splits_before : 0;
+}
+
+void guest_send_scan_budget(struct guest *guest)
+{
+    struct proto_msg msg;
+
+    proto_init(&msg, PROTO_BUDGET);
+    msg.budget.percent = daemon_scan_budget(guest->daemon);
+    guest_talk_send(guest, &msg, NULL);
+}
+
 /* ---- requests ---- */
 
 static int not_running(const struct guest *guest, struct problem *problem)
@@ -182,7 +199,9 @@ int guest_start(struct guest *guest, guest_done_fn done, void *opaque, struct pr
                            guest->config.name, guest_state_name(guest->state));
     if (guest->phase != PHASE_IDLE)
         return not_running(guest, problem);
-    r = guest_process_start(guest, problem);
+    r = pressure_admit(guest->daemon->pressure, guest, problem);
+    if (r == 0)
+        r = guest_process_start(guest, problem);
     if (r < 0)
         return r;
     guest_changed(guest, GUEST_CHANGE_STATE);
@@ -260,6 +279,14 @@ int guest_pause(struct guest *guest, guest_done_fn done, void *opaque, struct pr
 {
     if (guest->phase != PHASE_UP)
         return not_running(guest, problem);
+    if (guest->state == GUEST_PAUSED && guest->held) {
+        guest->held = false; /* from now on it is the caller who wants it paused */
+        guest_set_state(guest, GUEST_PAUSED, "");
+        if (done)
+            done(opaque, NULL);
+        return 0;
+    }
+    guest->held = false;
     if (guest->state == GUEST_PAUSED)
         return problem_set(problem, PROBLEM_WRONG_STATE, "guest %s is paused already",
                            guest->config.name);
@@ -273,7 +300,49 @@ int guest_resume(struct guest *guest, guest_done_fn done, void *opaque, struct p
     if (guest->state != GUEST_PAUSED)
         return problem_set(problem, PROBLEM_WRONG_STATE, "guest %s is not paused",
                            guest->config.name);
+    guest->hold_never = guest->held;
     return send_and_wait(guest, PROTO_RESUME, WAIT_RESUME, done, opaque, problem);
+}
+
+int guest_hold(struct guest *guest, const char *reason, guest_done_fn done, void *opaque,
+               struct problem *problem)
+{
+    int r = send_and_wait(guest, PROTO_PAUSE, WAIT_PAUSE, done, opaque, problem);
+
+    if (r < 0)
+        return r;
+    guest->held = true;
+    snprintf(guest->hold_reason, sizeof(guest->hold_reason), "paused by vmmd: %.400s", reason);
+    return 0;
+}
+
+int guest_release(struct guest *guest, struct problem *problem)
+{
+    return guest_talk_simple(guest, PROTO_RESUME, problem);
+}
+
+int guest_check_priority(int32_t priority, struct problem *problem)
+{
+    if (priority >= -GUEST_PRIORITY_MAX && priority <= GUEST_PRIORITY_MAX)
+        return 0;
+    return problem_set(problem, PROBLEM_INVALID_ARGUMENT, "a priority is %d to %d, not %d",
+                       -GUEST_PRIORITY_MAX, GUEST_PRIORITY_MAX, priority);
+}
+
+int guest_set_priority(struct guest *guest, int32_t priority, struct problem *problem)
+{
+    int32_t before = guest->config.priority;
+    int r = guest_check_priority(priority, problem);
+
+    if (r < 0 || priority == before)
+        return r;
+    guest->config.priority = priority;
+    r = guest_store_config(guest, problem);
+    if (r < 0)
+        guest->config.priority = before;
+    else
+        guest_changed(guest, GUEST_CHANGE_CONFIG);
+    return r;
 }
 
 int guest_query_memory(struct guest *guest, guest_done_fn done, void *opaque,

@@ -32,6 +32,7 @@
 #define GUEST_END_SECS     10 /* for a guest process to end by itself */
 #define GUEST_REBOOT_PAUSE 1  /* seconds between two starts of a guest that keeps rebooting */
 #define GUEST_SHARE_NONE   "none"
+#define GUEST_PRIORITY_MAX 100 /* and -100 the least */
 
 enum guest_state { GUEST_CREATED, GUEST_RUNNING, GUEST_PAUSED, GUEST_STOPPED, GUEST_FAILED };
 enum guest_phase { PHASE_IDLE, PHASE_STARTING, PHASE_ADOPTING, PHASE_UP, PHASE_ENDING };
@@ -45,6 +46,7 @@ struct guest_config {
     enum engine_choice engine; /* as asked for: may be auto */
     uint8_t uuid[16];
     uint64_t created;
+    int32_t priority; /* those of a low one are paused first when memory runs out */
 };
 
 /* What state.json remembers over a restart of the daemon. */
@@ -55,6 +57,7 @@ struct guest_record {
     uint64_t start_ticks;
     uint64_t started;
     char boot_id[64];
+    bool held; /* paused for want of memory, and nobody else wants it so */
 };
 
 enum guest_wait_kind { WAIT_START, WAIT_STOP, WAIT_PAUSE, WAIT_RESUME, WAIT_MEMORY };
@@ -75,12 +78,16 @@ struct guest {
     enum guest_state state;
     enum guest_phase phase;
     char reason[PROTO_TEXT_MAX]; /* why it is in this state, or "" */
+    bool held;                   /* is being or was paused for want of memory, because: */
+    char hold_reason[PROTO_TEXT_MAX];
+    bool hold_never; /* not again as long as memory is short: a person resumed it, or it is deaf */
     char *overlay_path;
     enum engine_choice running_engine;
     uint64_t started; /* 0: does not run */
     bool login;
     uint64_t ram_address;
     struct proto_memory memory; /* the last report */
+    uint64_t splits_before;     /* what it said some seconds ago */
     bool memory_dirty;
     char device_error[PROTO_TEXT_MAX];
     uint64_t device_reported;            /* when that was last logged */
@@ -123,12 +130,23 @@ int guest_resume(struct guest *guest, guest_done_fn done, void *opaque, struct p
 /* Asks for a fresh guest->memory. */
 int guest_query_memory(struct guest *guest, guest_done_fn done, void *opaque,
                        struct problem *problem);
+/* Pauses it until guest_release(), for this reason; a person who pauses or resumes it has priority.
+ */
+int guest_hold(struct guest *guest, const char *reason, guest_done_fn done, void *opaque,
+               struct problem *problem);
+int guest_release(struct guest *guest, struct problem *problem);
+/* Changes the priority, durably. */
+int guest_set_priority(struct guest *guest, int32_t priority, struct problem *problem);
 int guest_set_balloon(struct guest *guest, uint64_t target, struct problem *problem);
 int guest_open_console(struct guest *guest, int *ret_fd, struct problem *problem);
 int guest_open_log(struct guest *guest, int *ret_fd, struct problem *problem);
 int guest_delete(struct guest *guest, struct problem *problem);
 
 uint64_t guest_saved(const struct guest *guest); /* bytes */
+uint64_t guest_recent_splits(const struct guest *guest);
+/* One that does not read keeps its old budget. */
+void guest_send_scan_budget(struct guest *guest);
+int guest_check_priority(int32_t priority, struct problem *problem);
 
 /* Sets state and reason, remembers them, tells the listener. */
 void guest_set_state(struct guest *guest, enum guest_state state, const char *reason);
@@ -147,6 +165,8 @@ int guest_store_remove(struct daemon *daemon, const char *name, struct problem *
 /* Opens one of its files; an fd, or -errno with `problem`. */
 int guest_store_open(const struct guest *guest, const char *file, int flags,
                      struct problem *problem);
+/* Writes guest.json again, durably. */
+int guest_store_config(const struct guest *guest, struct problem *problem);
 int guest_store_record(const struct guest *guest); /* writes state.json; logs if it cannot */
 /* Reads all guests of the state directory, each with its record. */
 void guests_load(struct daemon *daemon,

@@ -301,6 +301,7 @@ int main(int argc, char **argv)
         log_error("%s", problem.text);
         return EXIT_FAILURE;
     }
+    config.session = options.session;
     r = set_up(&program, &places, &config);
     if (r == 0)
         r = run(&program);

@@ -6,6 +6,7 @@
 #include "vmmd/create.h"
 #include "vmmd/guest.h"
 #include "vmmd/import.h"
+#include "vmmd/pressure.h"
 #include "vmmd/template.h"
 #include "vmmd/version.h"
 
@@ -114,6 +115,7 @@ static int read_create(DBusMessage *message, struct create_request *request,
         {"vcpus", DBUS_TYPE_UINT32, &request->vcpus, &request->has_vcpus},
         {"engine", DBUS_TYPE_STRING, &engine, &request->has_engine},
         {"share_group", DBUS_TYPE_STRING, &request->share_group, NULL},
+        {"priority", DBUS_TYPE_INT32, &request->priority, &request->has_priority},
         {0},
     };
     DBusMessageIter iter, dict;
@@ -262,12 +264,56 @@ static int set_scan_budget(void *object, DBusMessageIter *value, struct bus_erro
     dbus_message_iter_get_basic(value, &percent);
     r = daemon_set_scan_budget(adapter->daemon, percent, &problem);
     if (r < 0) {
-        snprintf(err->name, sizeof(err->name), ADAPTER_ERROR "%s", problem_kind_name(problem.kind));
-        snprintf(err->text, sizeof(err->text), "%s", problem.text);
+        adapter_error(err, &problem);
         return r;
     }
     bus_changed(adapter->bus, ADAPTER_ROOT, manager_interface.name, "ScanBudget");
     return 0;
+}
+
+static const struct pressure *pressure_of(void *object)
+{
+    return ((struct adapter *)object)->daemon->pressure;
+}
+
+static bool get_memory_pressure(void *object, DBusMessageIter *iter)
+{
+    return bus_put_string(iter, pressure_level_name(pressure_level(pressure_of(object))));
+}
+
+static bool get_memory_pressure_reason(void *object, DBusMessageIter *iter)
+{
+    return bus_put_string(iter, pressure_reason(pressure_of(object)));
+}
+
+static bool get_memory_available(void *object, DBusMessageIter *iter)
+{
+    return bus_put_u64(iter, pressure_view(pressure_of(object))->memory.available);
+}
+
+static bool get_memory_total(void *object, DBusMessageIter *iter)
+{
+    return bus_put_u64(iter, pressure_view(pressure_of(object))->memory.total);
+}
+
+static bool get_memory_at_risk(void *object, DBusMessageIter *iter)
+{
+    return bus_put_u64(iter, pressure_view(pressure_of(object))->at_risk);
+}
+
+static bool get_memory_low(void *object, DBusMessageIter *iter)
+{
+    return bus_put_u64(iter, pressure_limits_now(pressure_of(object))->low);
+}
+
+static bool get_memory_critical(void *object, DBusMessageIter *iter)
+{
+    return bus_put_u64(iter, pressure_limits_now(pressure_of(object))->critical);
+}
+
+static bool get_max_mappings(void *object, DBusMessageIter *iter)
+{
+    return bus_put_u64(iter, ((struct adapter *)object)->daemon->max_mappings);
 }
 
 /* ---- tables ---- */
@@ -298,6 +344,14 @@ static const struct bus_property_entry properties[] = {
     {.name = "EngineReason", .type = "s", .get = get_engine_reason, .flags = BUS_CONST},
     {.name = "StateDirectory", .type = "s", .get = get_state_directory, .flags = BUS_CONST},
     {.name = "ScanBudget", .type = "u", .get = get_scan_budget, .set = set_scan_budget},
+    {.name = "MaxMappings", .type = "t", .get = get_max_mappings, .flags = BUS_CONST},
+    {.name = "MemoryPressure", .type = "s", .get = get_memory_pressure},
+    {.name = "MemoryPressureReason", .type = "s", .get = get_memory_pressure_reason},
+    {.name = "MemoryAvailable", .type = "t", .get = get_memory_available},
+    {.name = "MemoryTotal", .type = "t", .get = get_memory_total},
+    {.name = "MemoryAtRisk", .type = "t", .get = get_memory_at_risk},
+    {.name = "MemoryLow", .type = "t", .get = get_memory_low},
+    {.name = "MemoryCritical", .type = "t", .get = get_memory_critical},
     {0},
 };
 

@@ -24,6 +24,7 @@ static const struct {
     [PROBLEM_NOT_SUPPORTED] = {"NotSupported", EOPNOTSUPP},
     [PROBLEM_LIMIT_EXCEEDED] = {"LimitExceeded", E2BIG},
     [PROBLEM_NO_SPACE] = {"NoSpace", ENOSPC},
+    [PROBLEM_NO_MEMORY] = {"NoMemory", ENOMEM},
     [PROBLEM_BUSY] = {"Busy", EAGAIN},
 };
 

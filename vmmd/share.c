@@ -6,7 +6,6 @@
  * readable. A group exists as long as it has members.
  */
 #include "vmmd/share.h"
-#include "memshare/memshare.h"
 #include "vmmd/name.h"
 
 #include <errno.h>
@@ -57,7 +56,8 @@ void shares_free(struct shares *shares)
     free(shares);
 }
 
-static int group_get(struct shares *shares, const char *name, struct share_group **ret_group)
+static int group_get(struct shares *shares, const char *name, enum ms_timing timing,
+                     struct share_group **ret_group)
 {
     struct share_group *group;
     int r;
@@ -73,7 +73,7 @@ static int group_get(struct shares *shares, const char *name, struct share_group
     if (!group)
         return -ENOMEM;
     snprintf(group->name, sizeof(group->name), "%s", name);
-    r = ms_pool_new(&group->pool, name, shares->max_bytes, MS_TIMING_PLAIN);
+    r = ms_pool_new(&group->pool, name, shares->max_bytes, timing);
     if (r < 0) {
         free(group);
         return r;
@@ -123,8 +123,8 @@ static int attach(struct shares *shares, struct share_member *member, int sock,
     return 0;
 }
 
-int share_join(struct shares *shares, const char *group, const char *template_key,
-               uint64_t template_blocks, share_lost_fn lost, void *opaque,
+int share_join(struct shares *shares, const char *group, enum ms_timing timing,
+               const char *template_key, uint64_t template_blocks, share_lost_fn lost, void *opaque,
                struct share_member **ret_member, int *ret_sock, int *ret_pool_fd)
 {
     struct share_member *member = calloc(1, sizeof(*member));
@@ -134,7 +134,7 @@ int share_join(struct shares *shares, const char *group, const char *template_ke
         return -ENOMEM;
     member->lost = lost;
     member->opaque = opaque;
-    r = group_get(shares, group, &member->group);
+    r = group_get(shares, group, timing, &member->group);
     if (r < 0) {
         free(member);
         return r;

@@ -5,6 +5,8 @@
 #ifndef VMMD_SHARE_H
 #define VMMD_SHARE_H
 
+#include "memshare/memshare.h"
+
 #include <stdint.h>
 
 struct event_base;
@@ -19,11 +21,12 @@ struct shares *shares_new(struct event_base *base, uint64_t max_bytes); /* NULL:
 void shares_free(struct shares *shares); /* after all members; NULL is fine */
 
 /*
- * Joins a group, whose pool is made for the first and freed after the last. On 0 the caller owns
+ * Joins a group, whose pool is made (with this `timing`) for the first and freed after the last. On
+ * 0 the caller owns
  * the two fds, which are for the guest process: its end of the socket, and the read-only pool.
  */
-int share_join(struct shares *shares, const char *group, const char *template_key,
-               uint64_t template_blocks, share_lost_fn lost, void *opaque,
+int share_join(struct shares *shares, const char *group, enum ms_timing timing,
+               const char *template_key, uint64_t template_blocks, share_lost_fn lost, void *opaque,
                struct share_member **ret_member, int *ret_sock, int *ret_pool_fd);
 
 /* Drops every page of this guest process. NULL is fine. */

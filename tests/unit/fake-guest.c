@@ -193,6 +193,16 @@ static void open_share(struct fake *fake, struct proto_msg *msg)
         send(fake->share, "garbage", 7, MSG_NOSIGNAL);
 }
 
+/* The only way to say something that the daemon keeps. */
+static void tell_budget(struct fake *fake, uint32_t percent)
+{
+    struct proto_msg msg;
+
+    proto_init(&msg, PROTO_DEVICE);
+    snprintf(msg.text.text, sizeof(msg.text.text), "budget %u", percent);
+    proto_send(fake->sock, &msg);
+}
+
 static void handle(struct fake *fake, struct proto_msg *msg)
 {
     bool deaf = is(fake, "deaf");
@@ -222,6 +232,10 @@ static void handle(struct fake *fake, struct proto_msg *msg)
     case PROTO_QUERY_MEMORY:
         if (!deaf)
             send_memory(fake, msg->query.cookie);
+        break;
+    case PROTO_BUDGET:
+        if (is(fake, "budget"))
+            tell_budget(fake, msg->budget.percent);
         break;
     default: break;
     }

@@ -41,6 +41,13 @@ static void test_defaults(void **state)
     assert_int_equal(config.default_memory, 256 * MIB);
     assert_int_equal(config.default_engine, ENGINE_AUTO);
     assert_int_equal(config.max_guests, 4096);
+    assert_int_equal(config.pressure.low.percent, 10);
+    assert_int_equal(config.pressure.critical.percent, 5);
+    assert_int_equal(config.pressure.storm_reserve, 25);
+    assert_true(config.pressure.pause_guests);
+    assert_int_equal(config.raise_max_map_count, RAISE_AUTO);
+    assert_int_equal(config_timing(&config, "any"), MS_TIMING_PLAIN);
+    assert_string_equal(config.host_root, "");
     assert_int_equal(config_load(&config, "/nonexistent/vmmd.conf", false, &problem), 0);
     assert_true(config_load(&config, "/nonexistent/vmmd.conf", true, &problem) < 0);
     assert_non_null(strstr(problem.text, "/nonexistent/vmmd.conf"));
@@ -55,7 +62,9 @@ static void test_all_settings(void **state)
     assert_int_equal(load("# a comment\n"
                           "[sharing]\nscan_budget = 100\npool_max = 8G\n"
                           "[guests]\ndefault_memory = 1G\ndefault_engine = soft\n"
-                          "max_guests = 17\nstart_timeout = 90\n",
+                          "max_guests = 17\nstart_timeout = 90\n"
+                          "[pressure]\nlow = 20%\ncritical = 1G\nstorm_reserve = 0%\n"
+                          "pause_guests = no\n[host]\nroot = /tmp/host\n",
                           &config, &problem),
                      0);
     assert_int_equal(config.scan_budget, 100);
@@ -64,6 +73,12 @@ static void test_all_settings(void **state)
     assert_int_equal(config.default_engine, ENGINE_SOFT);
     assert_int_equal(config.max_guests, 17);
     assert_int_equal(config.start_timeout, 90);
+    assert_int_equal(config.pressure.low.percent, 20);
+    assert_int_equal(config.pressure.low.bytes, 0);
+    assert_int_equal(config.pressure.critical.bytes, 1024 * MIB);
+    assert_int_equal(config.pressure.storm_reserve, 0);
+    assert_false(config.pressure.pause_guests);
+    assert_string_equal(config.host_root, "/tmp/host");
 }
 
 static void test_bad_settings(void **state)
@@ -83,6 +98,24 @@ static void test_bad_settings(void **state)
         {"[guests]\ndefault_engine = warp\n", ":2: default_engine = warp: expected auto"},
         {"[guests]\nmax_guests = 4097\n", ":2: max_guests"},
         {"\n\n[guests]\ncolour = red\n", ":4: unknown setting [guests] colour"},
+        {"[pressure]\nlow = 0%\n", ":2: low = 0%: expected a percentage"},
+        {"[pressure]\nlow = 91%\n", ":2: low"},
+        {"[pressure]\nlow = %\n", ":2: low"},
+        {"[pressure]\nlow = 0\n", ":2: low"},
+        {"[pressure]\ncritical = -5%\n", ":2: critical"},
+        {"[pressure]\ncritical = 10%\n", "[pressure] critical must be less than low"},
+        {"[pressure]\nlow = 1G\ncritical = 2G\n", "critical must be less than low"},
+        {"[pressure]\nstorm_reserve = 5G\n", ":2: storm_reserve"},
+        {"[pressure]\npause_guests = perhaps\n", ":2: pause_guests = perhaps: expected yes or no"},
+        {"[sharing]\nraise_max_map_count = 5\n", ":2: raise_max_map_count"},
+        {"[sharing]\ntiming = slow\n", ":2: timing = slow: expected plain or hide"},
+        {"[group a]\ntiming = slow\n", ":2: timing = slow: expected plain or hide"},
+        {"[group a]\npool_max = 1G\n", ":2: unknown setting [group a] pool_max"},
+        {"[group a/b]\ntiming = hide\n", ":2: share group name \"a/b\""},
+        {"[group none]\ntiming = hide\n", ":2: \"none\" is not"},
+        {"[group aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa]\ntiming = hide\n",
+         "name is too long"},
+        {"[host]\nroot = here\n", ":2: root = here: expected an absolute path"},
         {"scan_budget = 5\n", ":1: unknown setting [] scan_budget"},
         {"[guests]\nnonsense\n", ":2: not a setting"},
     };
@@ -98,6 +131,29 @@ static void test_bad_settings(void **state)
             fail_msg("expected \"%s\", got \"%s\"", cases[i].expected, problem.text);
         assert_int_equal(config.scan_budget, 0x5a5a5a5a); /* untouched */
     }
+}
+
+static void test_groups(void **state)
+{
+    char text[8192] =
+        "[group a]\ntiming = hide\n[sharing]\ntiming = plain\n[group b]\ntiming = plain\n";
+    struct problem problem;
+    struct config config;
+
+    (void)state;
+    assert_int_equal(load(text, &config, &problem), 0);
+    assert_int_equal(config_timing(&config, "a"), MS_TIMING_HIDE);
+    assert_int_equal(config_timing(&config, "b"), MS_TIMING_PLAIN);
+    assert_int_equal(config_timing(&config, "c"), MS_TIMING_PLAIN);
+    assert_int_equal(
+        load("[sharing]\ntiming = hide\n[group b]\ntiming = plain\n", &config, &problem), 0);
+    assert_int_equal(config_timing(&config, "a"), MS_TIMING_HIDE);
+    assert_int_equal(config_timing(&config, "b"), MS_TIMING_PLAIN);
+    text[0] = '\0';
+    for (unsigned i = 0; i <= GROUPS_MAX; i++)
+        sprintf(text + strlen(text), "[group g%u]\ntiming = hide\n", i);
+    assert_true(load(text, &config, &problem) < 0);
+    assert_non_null(strstr(problem.text, "more than 64 groups"));
 }
 
 static void test_names(void **state)
@@ -162,8 +218,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_defaults),     cmocka_unit_test(test_all_settings),
-        cmocka_unit_test(test_bad_settings), cmocka_unit_test(test_names),
-        cmocka_unit_test(test_sizes),        cmocka_unit_test(test_texts),
+        cmocka_unit_test(test_bad_settings), cmocka_unit_test(test_groups),
+        cmocka_unit_test(test_names),        cmocka_unit_test(test_sizes),
+        cmocka_unit_test(test_texts),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -94,6 +94,35 @@ static inline void world_open_daemon(struct world *world)
         fail_msg("daemon_new: %s", problem.text);
 }
 
+/* Writes a file of the host that the daemon sees; its folders are made. */
+static inline void world_host_file(const struct world *world, const char *path, const char *text)
+{
+    char full[512];
+    FILE *file;
+
+    snprintf(full, sizeof(full), "%s%s", world->config.host_root, path);
+    for (char *slash = strchr(full + strlen(world->dir) + 1, '/'); slash;
+         slash = strchr(slash + 1, '/')) {
+        *slash = '\0';
+        mkdir(full, 0700);
+        *slash = '/';
+    }
+    file = fopen(full, "w");
+    assert_non_null(file);
+    fputs(text, file);
+    fclose(file);
+}
+
+/* The memory of the host that the daemon sees, in MiB. */
+static inline void world_set_memory(const struct world *world, unsigned total, unsigned available)
+{
+    char text[128];
+
+    snprintf(text, sizeof(text), "MemTotal: %u kB\nMemFree: 1 kB\nMemAvailable: %u kB\n",
+             total * 1024, available * 1024);
+    world_host_file(world, "/proc/meminfo", text);
+}
+
 static inline int world_setup(void **state)
 {
     struct world *world = calloc(1, sizeof(*world));
@@ -107,6 +136,8 @@ static inline int world_setup(void **state)
     setenv("VMMD_LIBEXEC", world->dir, 1);
     world->base = event_base_new();
     config_init(&world->config);
+    snprintf(world->config.host_root, sizeof(world->config.host_root), "%s/host", world->dir);
+    world_set_memory(world, 8192, 8000);
     world_open_daemon(world);
     *state = world;
     return 0;
