@@ -60,6 +60,7 @@ enum cli_option {
     OPT_VCPUS,
     OPT_ENGINE,
     OPT_SHARE_GROUP,
+    OPT_PRIORITY,
     OPT_WAIT,
     OPT_FORCE,
     OPT_FOR,
@@ -100,6 +101,9 @@ void cli_help_command(const struct cli_command *command);
 /* A number of an option (0..max), or `otherwise` if not given. Tells and returns -1 (usage). */
 int cli_number(const struct cli_args *args, enum cli_option option, uint64_t max,
                uint64_t otherwise, uint64_t *ret_number);
+/* The same for an integer from -max to max. */
+int cli_integer(const struct cli_args *args, enum cli_option option, int32_t max, int32_t otherwise,
+                int32_t *ret_number);
 /* NAME, or NAME-1..NAME-K for --count K: an array that ends with NULL. Tells; NULL on failure. */
 char **cli_counted_names(const struct cli_args *args, const char *name);
 void cli_names_free(char **names);
@@ -144,8 +148,9 @@ const char *cli_time_text(uint64_t microseconds, char text[CLI_TEXT_MAX]);
 /* ---- objects.c ---- */
 
 struct cli_guest {
-    char *path, *name, *state, *reason, *engine, *tmpl, *share_group, *uuid, *overlay,
-        *device_error;
+    char *path, *name, *state, *reason, *engine, *tmpl, *share_group, *share_timing, *uuid,
+        *overlay, *device_error;
+    int32_t priority;
     uint32_t pid, vcpus;
     uint64_t memory, created, started, ram_address, resident, saved;
     dbus_bool_t login, settled;
@@ -251,6 +256,7 @@ int cli_stop(struct cli *cli, const struct cli_args *args);
 int cli_restart(struct cli *cli, const struct cli_args *args);
 int cli_pause(struct cli *cli, const struct cli_args *args);
 int cli_resume(struct cli *cli, const struct cli_args *args);
+int cli_set(struct cli *cli, const struct cli_args *args);
 int cli_delete(struct cli *cli, const struct cli_args *args);
 int cli_list(struct cli *cli, const struct cli_args *args);
 int cli_info(struct cli *cli, const struct cli_args *args);

@@ -13,6 +13,7 @@
 struct wish {
     uint64_t count, memory, vcpus;
     const char *engine, *share_group;
+    int32_t priority;
 };
 
 static int read_wish(const struct cli_args *args, struct wish *wish)
@@ -23,7 +24,8 @@ static int read_wish(const struct cli_args *args, struct wish *wish)
     wish->engine = args->value[OPT_ENGINE];
     wish->share_group = args->value[OPT_SHARE_GROUP];
     if (cli_number(args, OPT_COUNT, 10000, 0, &wish->count) < 0 ||
-        cli_number(args, OPT_VCPUS, 1024, 0, &wish->vcpus) < 0)
+        cli_number(args, OPT_VCPUS, 1024, 0, &wish->vcpus) < 0 ||
+        cli_integer(args, OPT_PRIORITY, 100, 0, &wish->priority) < 0)
         return -1;
     if (memory && !cli_size_parse(memory, &wish->memory)) {
         cli_tell("--memory wants a size like 256M, 1G or 268435456, not \"%s\"", memory);
@@ -46,6 +48,8 @@ static bool put_wish(DBusMessageIter *dict, const struct cli_args *args, const s
            (!args->value[OPT_VCPUS] || bus_dict_put(dict, "vcpus", DBUS_TYPE_UINT32, &vcpus)) &&
            (!args->value[OPT_MEMORY] ||
             bus_dict_put(dict, "memory", DBUS_TYPE_UINT64, &wish->memory)) &&
+           (!args->value[OPT_PRIORITY] ||
+            bus_dict_put(dict, "priority", DBUS_TYPE_INT32, &wish->priority)) &&
            (!wish->engine || bus_dict_put(dict, "engine", DBUS_TYPE_STRING, &wish->engine)) &&
            (!wish->share_group ||
             bus_dict_put(dict, "share_group", DBUS_TYPE_STRING, &wish->share_group));

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * vmctl start, stop, restart, pause, resume, delete and wait: what is done to guests by name.
+ * vmctl start, stop, restart, pause, resume, set, delete and wait: what is done to guests by name.
  *
  * With several names each is tried; what fails is told by name and the rest goes on.
  */
@@ -41,6 +41,46 @@ int cli_pause(struct cli *cli, const struct cli_args *args)
 int cli_resume(struct cli *cli, const struct cli_args *args)
 {
     return call_guests(cli, args, "Resume");
+}
+
+/* ---- set ---- */
+
+static int set_priority(struct cli *cli, const char *name, int32_t priority)
+{
+    const char *interface = CLI_GUEST, *property = "Priority";
+    char *path = cli_guest_path(cli, name);
+    DBusMessageIter iter, variant;
+    DBusMessage *message;
+    int r = -1;
+
+    if (!path)
+        return -1;
+    message = bus_method(CLI_NAME, path, DBUS_INTERFACE_PROPERTIES, "Set");
+    if (message) {
+        dbus_message_iter_init_append(message, &iter);
+        if (bus_put_string(&iter, interface) && bus_put_string(&iter, property) &&
+            dbus_message_iter_open_container(&iter, DBUS_TYPE_VARIANT, "i", &variant) &&
+            bus_put_i32(&variant, priority) && dbus_message_iter_close_container(&iter, &variant))
+            r = 0;
+    }
+    if (r < 0 && message)
+        dbus_message_unref(message);
+    r = cli_send(cli, r < 0 ? NULL : message, NULL);
+    free(path);
+    return r;
+}
+
+int cli_set(struct cli *cli, const struct cli_args *args)
+{
+    int32_t priority;
+    int status = CLI_DONE;
+
+    if (cli_integer(args, OPT_PRIORITY, 100, 0, &priority) < 0)
+        return CLI_USAGE;
+    for (int i = 0; i < args->n_names; i++)
+        if (set_priority(cli, args->name[i], priority) < 0)
+            status = CLI_FAILED;
+    return status;
 }
 
 /* ---- start ---- */

@@ -44,6 +44,8 @@ static const struct cli_column info_columns[] = {
     {"memory", "Memory", KIND_SIZE},
     {"vcpus", "Processors", KIND_NUMBER},
     {"share_group", "Share group", KIND_TEXT},
+    {"share_timing", "Share timing", KIND_TEXT},
+    {"priority", "Priority", KIND_NUMBER},
     {"resident", "Resident", KIND_SIZE},
     {"saved", "Saved", KIND_SIZE},
     {"settled", "Settled", KIND_TEXT},
@@ -60,7 +62,7 @@ static const struct cli_column info_columns[] = {
 static json_t *info_row(const struct cli_guest *guest)
 {
     return json_pack("{s:s, s:s, s:s, s:s, s:I, s:s, s:I, s:I, s:s, s:I, s:I, s:b, s:b, s:s, s:s, "
-                     "s:s, s:I, s:I, s:I}",
+                     "s:s, s:I, s:I, s:I, s:s, s:i}",
                      "name", guest->name, "state", guest->state, "reason", guest->reason, "engine",
                      guest->engine, "pid", (json_int_t)guest->pid, "template", guest->tmpl,
                      "memory", (json_int_t)guest->memory, "vcpus", (json_int_t)guest->vcpus,
@@ -68,7 +70,8 @@ static json_t *info_row(const struct cli_guest *guest)
                      "saved", (json_int_t)guest->saved, "settled", (int)guest->settled, "login",
                      (int)guest->login, "device_error", guest->device_error, "uuid", guest->uuid,
                      "overlay", guest->overlay, "created", (json_int_t)guest->created, "started",
-                     (json_int_t)guest->started, "ram_address", (json_int_t)guest->ram_address);
+                     (json_int_t)guest->started, "ram_address", (json_int_t)guest->ram_address,
+                     "share_timing", guest->share_timing, "priority", (int)guest->priority);
 }
 
 static json_t *info_row_of(const struct cli_objects *objects, const char *name)

@@ -26,6 +26,8 @@ static const struct field guest_fields[] = {
     GUEST("Engine", DBUS_TYPE_STRING, engine),
     GUEST("Template", DBUS_TYPE_STRING, tmpl),
     GUEST("ShareGroup", DBUS_TYPE_STRING, share_group),
+    GUEST("ShareTiming", DBUS_TYPE_STRING, share_timing),
+    GUEST("Priority", DBUS_TYPE_INT32, priority),
     GUEST("Uuid", DBUS_TYPE_STRING, uuid),
     GUEST("Overlay", DBUS_TYPE_STRING, overlay),
     GUEST("DeviceError", DBUS_TYPE_STRING, device_error),

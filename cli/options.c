@@ -37,6 +37,8 @@ static const struct option_spec specs[OPT_N] = {
     [OPT_ENGINE] = {"engine", 0, "E", "auto, soft or kvm"},
     [OPT_SHARE_GROUP] = {"share-group", 0, "G",
                          "guests to share memory with (default: the template's), or none"},
+    [OPT_PRIORITY] = {"priority", 0, "N",
+                      "-100 to 100: lower ones are paused first when memory runs out"},
     [OPT_WAIT] = {"wait", 'w', NULL, "wait for the login prompt"},
     [OPT_FORCE] = {"force", 'f', NULL, "end a running guest at once"},
     [OPT_FOR] = {"for", 0, "WHAT", "login or stopped"},
@@ -333,6 +335,28 @@ int cli_number(const struct cli_args *args, enum cli_option option, uint64_t max
         return -1;
     }
     *ret_number = number;
+    return 0;
+}
+
+int cli_integer(const struct cli_args *args, enum cli_option option, int32_t max, int32_t otherwise,
+                int32_t *ret_number)
+{
+    const char *text = args->value[option];
+    long number;
+    char *end;
+
+    *ret_number = otherwise;
+    if (!text)
+        return 0;
+    errno = 0;
+    number = strtol(text, &end, 10);
+    if (!(isdigit((unsigned char)*text) || *text == '-') || end == text || *end || errno ||
+        number < -max || number > max) {
+        cli_tell("--%s wants a number from -%d to %d, not \"%s\"", specs[option].name, max, max,
+                 text);
+        return -1;
+    }
+    *ret_number = (int32_t)number;
     return 0;
 }
 

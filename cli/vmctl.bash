@@ -33,7 +33,7 @@ _vmctl_complete()
     --for) words="login stopped" ;;
     --bus-address) words="system session" ;;
     --share-group) words="none" ;;
-    --name | --count | --memory | -m | --vcpus | --cmdline | --timeout | -t | --linger) return ;;
+    --name | --count | --memory | -m | --vcpus | --cmdline | --timeout | -t | --linger | --priority) return ;;
     esac
     if [ -n "$words" ]; then
         mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
