@@ -512,14 +512,25 @@ static void test_disk(void **state)
     wait_used(f, 1);
 }
 
-/* A device thread may be about to look for work, or end the bracket of its last request. */
-static void freeze_soon(struct fixture *f)
-{
-    int r;
+struct frozen_kick {
+    struct fixture *f;
+    uint16_t before;
+};
 
-    while ((r = machine_freeze(&f->m)) == -EBUSY)
-        sched_yield();
-    assert_int_equal(r, 0);
+/* No request can begin. */
+static void kick_and_save(void *arg)
+{
+    struct frozen_kick *k = arg;
+    struct state s;
+
+    state_init(&s);
+    offer_read(k->f);
+    kick(k->f, "virtio-blk", 0);
+    if (k->before % 2)
+        sched_yield(); /* the disk's thread may stand before its bracket */
+    assert_int_equal(machine_save(&k->f->m, &s), 0);
+    assert_int_equal(used_idx(k->f, 0), k->before);
+    state_free(&s);
 }
 
 /* A machine that was saved goes on: what was kicked before is served after. */
@@ -528,19 +539,14 @@ static void test_save_keeps_the_kick(void **state)
     struct fixture *f = *state;
 
     start(f, "virtio-blk", 1);
-    for (uint16_t i = 1; i <= 20; i++) {
-        struct state s;
-        state_init(&s);
-        freeze_soon(f); /* no request can begin */
-        offer_read(f);
-        kick(f, "virtio-blk", 0);
-        if (i % 2)
-            sched_yield(); /* the disk's thread may stand before the freeze */
-        assert_int_equal(machine_save(&f->m, &s), 0);
-        assert_int_equal(used_idx(f, 0), (uint16_t)(i - 1));
-        machine_thaw(&f->m);
-        wait_used(f, i);
-        state_free(&s);
+    for (uint16_t i = 0; i < 20; i++) {
+        struct frozen_kick k = {f, i};
+        int r;
+        /* A device thread may be about to look for work, or end the bracket of its last request. */
+        while ((r = machine_frozen(&f->m, kick_and_save, &k)) == -EBUSY)
+            sched_yield();
+        assert_int_equal(r, 0);
+        wait_used(f, i + 1);
     }
 }
 

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Guest RAM with its hole, the gate that holds vCPUs, and the kernel loader's refusals.
+ * Guest RAM with its hole, and the kernel loader's refusals.
  */
 #include "vmmd/vmm/boot.h"
-#include "vmmd/vmm/gate.h"
 #include "vmmd/vmm/memory.h"
 
 #include <asm/bootparam.h>
@@ -56,61 +55,6 @@ static void test_discard(void **state)
     assert_int_equal(m.base[4 * 4096], 1);
     assert_int_equal(memory_discard(&m, MIB - 4096, 8192), -EFAULT);
     memory_free(&m);
-}
-
-struct runner {
-    struct gate gate;
-    atomic_ulong turns;
-    atomic_bool kicked;
-};
-
-static void *run(void *opaque)
-{
-    struct runner *r = opaque;
-
-    if (!gate_enter(&r->gate))
-        return NULL;
-    for (;;) {
-        atomic_fetch_add(&r->turns, 1);
-        if (!gate_pass(&r->gate))
-            return NULL;
-    }
-}
-
-static void kick(void *opaque)
-{
-    atomic_store(&((struct runner *)opaque)->kicked, true);
-}
-
-/* While the gate is closed, by one or two closers, nobody turns; a stop gets through a closed gate.
- */
-static void test_gate(void **state)
-{
-    struct runner r = {.turns = 0};
-    pthread_t threads[2];
-    unsigned long before;
-
-    (void)state;
-    gate_init(&r.gate);
-    for (int i = 0; i < 2; i++)
-        assert_int_equal(pthread_create(&threads[i], NULL, run, &r), 0);
-    for (int round = 0; round < 200; round++) {
-        gate_close(&r.gate, kick, &r);
-        gate_close(&r.gate, kick, &r);
-        before = atomic_load(&r.turns);
-        sched_yield();
-        gate_open(&r.gate);
-        sched_yield();
-        assert_int_equal(atomic_load(&r.turns), before);
-        gate_open(&r.gate);
-        sched_yield();
-    }
-    gate_close(&r.gate, kick, &r);
-    gate_stop(&r.gate);
-    for (int i = 0; i < 2; i++)
-        pthread_join(threads[i], NULL);
-    assert_true(gate_stopping(&r.gate));
-    gate_destroy(&r.gate);
 }
 
 static int kernel_file(const struct setup_header *h, size_t bytes)
@@ -194,7 +138,6 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_hole),
         cmocka_unit_test(test_discard),
-        cmocka_unit_test(test_gate),
         cmocka_unit_test(test_kernel_checks),
     };
 

@@ -124,13 +124,7 @@ static int load_guest(struct worker *w, const struct proto_setup *setup, const s
 
 static int run_frozen(void *opaque, void (*work)(void *arg), void *arg)
 {
-    int r = machine_freeze(opaque);
-
-    if (r < 0)
-        return r;
-    work(arg);
-    machine_thaw(opaque);
-    return 0;
+    return machine_frozen(opaque, work, arg);
 }
 
 static const struct ms_scanner_ops scanner_ops = {.frozen = run_frozen};

@@ -241,19 +241,35 @@ void machine_resume(struct machine *m)
     kick_all(m); /* a halted vCPU looks at its timers again */
 }
 
-int machine_freeze(struct machine *m)
+struct frozen {
+    struct machine *machine;
+    void (*work)(void *arg);
+    void *arg;
+    int r;
+};
+
+/* Runs at the gate, perhaps in a vCPU thread: it must not wait for a device. */
+static void run_frozen(void *opaque)
 {
-    gate_close(&m->gate, kick_all, m);
-    if (pthread_rwlock_trywrlock(&m->memory.dma) == 0)
-        return 0;
-    gate_open(&m->gate);
-    return -EBUSY;
+    struct frozen *f = opaque;
+    pthread_rwlock_t *dma = &f->machine->memory.dma;
+
+    f->r = -pthread_rwlock_trywrlock(dma);
+    if (f->r < 0)
+        return;
+    f->work(f->arg);
+    pthread_rwlock_unlock(dma);
 }
 
-void machine_thaw(struct machine *m)
+int machine_frozen(struct machine *m, void (*work)(void *arg), void *arg)
 {
+    struct frozen f = {m, work, arg, 0};
+
+    if (pthread_rwlock_trywrlock(&m->memory.dma) != 0) /* then why hold the guest up */
+        return -EBUSY;
     pthread_rwlock_unlock(&m->memory.dma);
-    gate_open(&m->gate);
+    gate_work(&m->gate, run_frozen, &f, kick_all, m);
+    return f.r;
 }
 
 void machine_destroy(struct machine *m)

@@ -117,9 +117,9 @@ void machine_finish(struct machine *m, enum machine_end end, const char *text);
 /* Ends the vCPU threads and destroys all. By the thread that called machine_init. */
 void machine_destroy(struct machine *m);
 
-/* No vCPU runs and no device writes RAM between these two. -EBUSY: a device write is in flight. */
-int machine_freeze(struct machine *m);
-void machine_thaw(struct machine *m);
+/* Calls work(arg) once, in whatever thread, while no vCPU runs and no device writes RAM; or returns
+ * -EBUSY: a device write is in flight. Not by a vCPU thread; no lock held. */
+int machine_frozen(struct machine *m, void (*work)(void *arg), void *arg);
 
 void machine_irq(struct machine *m, unsigned gsi, bool level);
 void machine_msi(struct machine *m, uint64_t address, uint32_t data);

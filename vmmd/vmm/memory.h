@@ -31,7 +31,7 @@ struct ms_scanner;
 struct memory {
     uint8_t *base;
     uint64_t bytes, low_bytes; /* all RAM; the part below the hole */
-    pthread_rwlock_t dma;      /* read: device writes in flight; write: the scanner's freeze */
+    pthread_rwlock_t dma;      /* read: device writes in flight; write: frozen work */
     const struct engine_ops *ops;
     struct engine *engine;      /* told of writes; NULL before it is there */
     struct ms_scanner *scanner; /* told of discards; NULL: discard by ourselves */

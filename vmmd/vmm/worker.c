@@ -440,6 +440,28 @@ static void tell_end(struct worker *w, enum proto_guest_state state, const char 
     } while (w->conn < 0);
 }
 
+/* What page merging cost the guest in time. */
+static void log_holds(const struct worker *w)
+{
+    const struct gate_times *t = &w->machine.gate.times;
+    uint64_t works = t->by_halting + t->by_kicked + t->by_bringer;
+
+    if (works == 0)
+        return;
+    fprintf(stderr,
+            "vmmd-guest %s: merging took %llu steps: %llu as the guest halted, %llu while it did, "
+            "%llu between two instructions\n",
+            w->name, (unsigned long long)works, (unsigned long long)t->by_halting,
+            (unsigned long long)t->by_bringer, (unsigned long long)t->by_kicked);
+    if (t->held.count == 0)
+        return;
+    fprintf(stderr, "vmmd-guest %s: held for merging %llu times, us: p50 %llu p99 %llu max %llu\n",
+            w->name, (unsigned long long)t->held.count,
+            (unsigned long long)histogram_quantile(&t->held, 50, 100) / 1000,
+            (unsigned long long)histogram_quantile(&t->held, 99, 100) / 1000,
+            (unsigned long long)t->held.max / 1000);
+}
+
 /* What the guest printed last is often the reason: it is written out before the end is told. */
 static void report_end(struct worker *w)
 {
@@ -455,6 +477,7 @@ static void report_end(struct worker *w)
     snprintf(text, sizeof(text), "%s", w->machine.end_text);
     worker_demolish(w);
     console_serve(&w->console, now, 2);
+    log_holds(w);
     fprintf(stderr, "vmmd-guest %s: ended: %s\n", w->name, text);
     tell_end(w, state, text);
 }

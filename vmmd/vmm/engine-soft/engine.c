@@ -113,9 +113,11 @@ static void on_timer(int signal_number)
 static void wake(struct engine *e)
 {
     soft_interrupt(e);
+    /* It has not looked at `attention` yet, or it waits: taking the lock tells which. Signalled
+     * behind it: whom that wakes must not wait for a thread preempted with the lock. */
     pthread_mutex_lock(&e->lock);
-    pthread_cond_signal(&e->wake);
     pthread_mutex_unlock(&e->lock);
+    pthread_cond_signal(&e->wake);
 }
 
 static void soft_kick(struct vcpu *vcpu)
