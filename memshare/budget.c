@@ -23,10 +23,21 @@ uint64_t ms_now_ns(void)
     return clock_ns(CLOCK_MONOTONIC);
 }
 
+uint64_t ms_thread_cpu_ns(void)
+{
+    return clock_ns(CLOCK_THREAD_CPUTIME_ID);
+}
+
+void ms_budget_add(struct ms_budget *budget, uint64_t ns)
+{
+    atomic_fetch_add(&budget->added_ns, ns);
+}
+
 void ms_budget_init(struct ms_budget *budget, unsigned percent)
 {
     atomic_init(&budget->percent, percent);
     atomic_init(&budget->spent_ns, 0);
+    atomic_init(&budget->added_ns, 0);
     budget->credit_ns = 0;
 }
 
@@ -34,21 +45,22 @@ void ms_budget_start(struct ms_budget *budget)
 {
     budget->credit_ns = 0;
     budget->wall_ns = ms_now_ns();
-    budget->cpu_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID);
+    budget->cpu_ns = ms_thread_cpu_ns();
 }
 
 uint64_t ms_budget_charge(struct ms_budget *budget)
 {
     unsigned percent = atomic_load(&budget->percent);
     uint64_t wall = ms_now_ns();
-    uint64_t cpu = clock_ns(CLOCK_THREAD_CPUTIME_ID);
+    uint64_t cpu = ms_thread_cpu_ns();
+    uint64_t spent = cpu - budget->cpu_ns + atomic_exchange(&budget->added_ns, 0);
     uint64_t debt_ns;
 
     budget->credit_ns += (int64_t)((wall - budget->wall_ns) * percent / 100);
-    budget->credit_ns -= (int64_t)(cpu - budget->cpu_ns);
+    budget->credit_ns -= (int64_t)spent;
     if (budget->credit_ns > BURST_NS)
         budget->credit_ns = BURST_NS;
-    atomic_fetch_add(&budget->spent_ns, cpu - budget->cpu_ns);
+    atomic_fetch_add(&budget->spent_ns, spent);
     budget->wall_ns = wall;
     budget->cpu_ns = cpu;
     if (percent >= 100 || budget->credit_ns >= 0)

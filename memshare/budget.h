@@ -14,6 +14,7 @@
 struct ms_budget {
     _Atomic unsigned percent;  /* set by any thread; 0: no scanning */
     _Atomic uint64_t spent_ns; /* CPU time of the scanner thread, for the ledger */
+    _Atomic uint64_t added_ns; /* by other threads, not charged yet */
     int64_t credit_ns;
     uint64_t wall_ns, cpu_ns; /* at the last charge */
 };
@@ -21,6 +22,9 @@ struct ms_budget {
 uint64_t ms_now_ns(void); /* CLOCK_MONOTONIC */
 
 void ms_budget_init(struct ms_budget *budget, unsigned percent);
+uint64_t ms_thread_cpu_ns(void); /* CPU time of the calling thread */
+/* CPU time that another thread spent for the scanner. Any thread. */
+void ms_budget_add(struct ms_budget *budget, uint64_t ns);
 /* By the scanner thread when it begins. */
 void ms_budget_start(struct ms_budget *budget);
 /* Charges what was spent since the last call; returns how long to sleep now (0: go on). */

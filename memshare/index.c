@@ -5,7 +5,6 @@
 #include "memshare/index.h"
 
 #include <errno.h>
-#include <stdbool.h>
 #include <stdlib.h>
 
 #define INDEX_MIN 1024u
@@ -18,7 +17,6 @@ int ms_index_init(struct ms_index *index)
     index->size = INDEX_MIN;
     index->used = 0;
     index->max_size = MS_INDEX_MAX;
-    index->epoch = 0;
     return 0;
 }
 
@@ -68,28 +66,6 @@ static void remove_at(struct ms_index *index, uint64_t hole)
     index->used--;
 }
 
-static void remove_if(struct ms_index *index,
-                      bool (*unwanted)(const struct ms_index *index, const struct ms_entry *entry,
-                                       unsigned argument),
-                      unsigned argument)
-{
-    for (uint64_t i = 0; i < index->size; i++)
-        while (index->entry[i].kind == MS_ENTRY_UNIQUE &&
-               unwanted(index, &index->entry[i], argument))
-            remove_at(index, i);
-}
-
-static bool is_stale(const struct ms_index *index, const struct ms_entry *entry, unsigned epochs)
-{
-    return (uint8_t)(index->epoch - entry->epoch) >= epochs;
-}
-
-static bool is_from(const struct ms_index *index, const struct ms_entry *entry, unsigned client)
-{
-    (void)index;
-    return entry->client == client;
-}
-
 static int grow(struct ms_index *index)
 {
     struct ms_index grown = *index;
@@ -117,13 +93,7 @@ static int make_room(struct ms_index *index)
 {
     uint64_t limit = index->size / 4 * 3;
 
-    if (index->used < limit)
-        return 0;
-    remove_if(index, is_stale, 2);
-    if (index->used < limit / 4 * 3 || grow(index) == 0)
-        return 0;
-    remove_if(index, is_stale, 0); /* all of them: what is true is offered again */
-    return index->used < limit ? 0 : -ENOMEM;
+    return index->used < limit ? 0 : grow(index);
 }
 
 int ms_index_add_unique(struct ms_index *index, uint64_t hash, uint16_t client, uint32_t page)
@@ -136,11 +106,8 @@ int ms_index_add_unique(struct ms_index *index, uint64_t hash, uint16_t client, 
     entry = &index->entry[place_of(index, hash)];
     if (entry->kind == MS_ENTRY_EMPTY)
         index->used++;
-    *entry = (struct ms_entry){.hash = hash,
-                               .value = page,
-                               .client = client,
-                               .epoch = index->epoch,
-                               .kind = MS_ENTRY_UNIQUE};
+    *entry =
+        (struct ms_entry){.hash = hash, .value = page, .client = client, .kind = MS_ENTRY_UNIQUE};
     return 0;
 }
 
@@ -157,6 +124,7 @@ int ms_index_set_slot(struct ms_index *index, uint64_t hash, uint32_t slot)
     }
     entry->kind = MS_ENTRY_SLOT;
     entry->value = slot;
+    entry->fan = 0;
     return 0;
 }
 
@@ -168,7 +136,20 @@ void ms_index_remove_slot(struct ms_index *index, uint64_t hash, uint32_t slot)
         remove_at(index, i);
 }
 
+bool ms_index_withdraw(struct ms_index *index, uint64_t hash, uint16_t client, uint32_t page)
+{
+    uint64_t i = place_of(index, hash);
+    const struct ms_entry *entry = &index->entry[i];
+
+    if (entry->kind != MS_ENTRY_UNIQUE || entry->client != client || entry->value != page)
+        return false;
+    remove_at(index, i);
+    return true;
+}
+
 void ms_index_forget_client(struct ms_index *index, uint16_t client)
 {
-    remove_if(index, is_from, client);
+    for (uint64_t i = 0; i < index->size; i++)
+        while (index->entry[i].kind == MS_ENTRY_UNIQUE && index->entry[i].client == client)
+            remove_at(index, i);
 }

@@ -2,14 +2,14 @@
 /*
  * The pool's index: page hash -> slot, or -> who offered such a page first.
  *
- * Open addressing with linear probing and backward-shift deletion, 16 bytes an entry. Entries
- * without a slot are only a memory of an offer. Honest clients renew theirs, so when the table is
- * full those of earlier epochs go first; only then does it grow, up to what the guests' pages can
- * need; and at that size all of them go.
+ * Open addressing with linear probing and backward-shift deletion, 16 bytes an entry. An entry
+ * without a slot is only a memory of an offer: its client takes it back when the page changes, and
+ * serve.c bounds how many a client may have, so the table holds what is true and no more.
  */
 #ifndef MS_INDEX_H
 #define MS_INDEX_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #define MS_INDEX_MAX ((uint64_t)1 << 26)
@@ -20,7 +20,10 @@ struct ms_entry {
     uint64_t hash;
     uint32_t value;  /* SLOT: the slot. UNIQUE: the page of the client that offered it */
     uint16_t client; /* UNIQUE: who */
-    uint8_t epoch;   /* UNIQUE: when it was offered last */
+    union {
+        uint8_t mark; /* UNIQUE: the OFFER that was last asked to publish it, modulo 256 */
+        uint8_t fan;  /* SLOT: the content has 1 << fan slots in a row, from `value` on */
+    };
     uint8_t kind;
 };
 
@@ -29,7 +32,6 @@ struct ms_index {
     uint64_t size; /* a power of two */
     uint64_t used;
     uint64_t max_size; /* it does not grow beyond this; the owner sets it */
-    uint8_t epoch;     /* the owner moves it on with time */
 };
 
 int ms_index_init(struct ms_index *index);
@@ -42,8 +44,10 @@ struct ms_entry *ms_index_find(const struct ms_index *index, uint64_t hash);
 int ms_index_add_unique(struct ms_index *index, uint64_t hash, uint16_t client, uint32_t page);
 /* hash -> slot, in place of what was there. */
 int ms_index_set_slot(struct ms_index *index, uint64_t hash, uint32_t slot);
-/* Forgets the slot of `hash` if it is `slot`. */
+/* Forgets the slots of `hash` if they begin at `slot`. */
 void ms_index_remove_slot(struct ms_index *index, uint64_t hash, uint32_t slot);
+/* Forgets the offer of `hash` if it is the client's and of this page; tells whether it was. */
+bool ms_index_withdraw(struct ms_index *index, uint64_t hash, uint16_t client, uint32_t page);
 /* Forgets what a client offered. */
 void ms_index_forget_client(struct ms_index *index, uint16_t client);
 

@@ -35,7 +35,7 @@ int ms_scanner_ledger(struct ms_scanner *scanner, struct ms_ledger *ret_ledger)
         if (r < 0)
             return r;
         for (uint64_t i = 0; i < n; i++)
-            count_page(&ledger, class[i], ms_where(&scanner->pages, first + i));
+            count_page(&ledger, class[i] & MS_CLASS_MASK, ms_where(&scanner->pages, first + i));
     }
     ledger.resident = ledger.lineage + ledger.template_ + ledger.pool + ledger.private_;
     ledger.merges = atomic_load(&scanner->merges);

@@ -24,6 +24,7 @@ void ms_link_init(struct ms_link *link, int wake, bool (*canceled)(void *opaque)
     link->drop.head.type = MS_MSG_DROP;
     link->tref.head.type = MS_MSG_TEMPLATE_REF;
     link->tdrop.head.type = MS_MSG_TEMPLATE_DROP;
+    link->withdraw.head.type = MS_MSG_WITHDRAW;
 }
 
 void ms_link_close(struct ms_link *link)
@@ -40,6 +41,7 @@ void ms_link_close(struct ms_link *link)
     link->drop.head.count = 0;
     link->tref.head.count = 0;
     link->tdrop.head.count = 0;
+    link->withdraw.head.count = 0;
 }
 
 static int lost(struct ms_link *link)
@@ -109,13 +111,14 @@ int ms_link_open(struct ms_link *link, int sock, int pool_fd, uint64_t ram_pages
     return send_plain(link, &hello, sizeof(hello));
 }
 
-static int keep_look(struct ms_link *link, uint32_t count)
+/* The length a message from the daemon has; 0: no such message. */
+static size_t incoming_length(const struct ms_msg_head *head)
 {
-    struct ms_msg_head looked = {.type = MS_MSG_LOOKED};
-
-    for (uint32_t i = 0; i < count && link->n_look < MS_MAX_LOOK; i++)
-        link->look[link->n_look++] = link->in.numbers.number[i];
-    return send_plain(link, &looked, sizeof(looked));
+    if (head->type == MS_MSG_ANSWER && head->count <= MS_MAX_OFFER)
+        return offsetof(struct ms_msg_numbers, number) + head->count * sizeof(uint32_t);
+    if (head->type == MS_MSG_LOOK && head->count <= MS_MAX_LOOK)
+        return offsetof(struct ms_msg_look, look) + head->count * sizeof(struct ms_look);
+    return 0;
 }
 
 /* Reads one message if there is one: 1, 0, or an error. The daemon is trusted, not infallible. */
@@ -123,21 +126,21 @@ static int read_message(struct ms_link *link)
 {
     ssize_t n = recv(link->sock, &link->in, sizeof(link->in), MSG_DONTWAIT);
     uint32_t count = link->in.head.count;
-    int r;
 
     if (n < 0 && (errno == EAGAIN || errno == EINTR))
         return 0;
-    if (n < (ssize_t)sizeof(link->in.head) || count > MS_MAX_OFFER ||
-        (size_t)n != offsetof(struct ms_msg_numbers, number) + count * sizeof(uint32_t))
+    if (n < (ssize_t)sizeof(link->in.head) || (size_t)n != incoming_length(&link->in.head))
         return lost(link);
-    switch (link->in.head.type) {
-    case MS_MSG_LOOK: r = keep_look(link, count); return r < 0 ? r : 1;
-    case MS_MSG_ANSWER:
+    if (link->in.head.type == MS_MSG_ANSWER) {
         memcpy(link->answer, link->in.numbers.number, count * sizeof(uint32_t));
         link->n_answer = count;
         return 1;
-    default: return lost(link);
     }
+    if (link->n_look) /* it may send the next one only after LOOKED */
+        return lost(link);
+    memcpy(link->look, link->in.look.look, count * sizeof(link->look[0]));
+    link->n_look = count;
+    return 1;
 }
 
 static int wait_answer(struct ms_link *link, uint32_t n, uint32_t *ret_slot)
@@ -157,6 +160,20 @@ static int wait_answer(struct ms_link *link, uint32_t n, uint32_t *ret_slot)
     return 0;
 }
 
+static int flush_withdraw(struct ms_link *link)
+{
+    struct ms_msg_offer *msg = &link->withdraw;
+    int r = 0;
+
+    if (msg->head.count && ms_link_is_up(link))
+        r = send_plain(link, msg,
+                       offsetof(struct ms_msg_offer, offer) +
+                           msg->head.count * sizeof(struct ms_offer));
+    if (r != -ECANCELED)
+        msg->head.count = 0;
+    return r;
+}
+
 int ms_link_offer(struct ms_link *link, const struct ms_offer *offer, uint32_t n,
                   uint32_t *ret_slot)
 {
@@ -167,7 +184,9 @@ int ms_link_offer(struct ms_link *link, const struct ms_offer *offer, uint32_t n
 
     if (!ms_link_is_up(link))
         return -ECONNRESET;
-    r = send_message(link, iov, 2);
+    r = flush_withdraw(link); /* or it would take back what is offered now */
+    if (r == 0)
+        r = send_message(link, iov, 2);
     return r < 0 ? r : wait_answer(link, n, ret_slot);
 }
 
@@ -211,6 +230,8 @@ int ms_link_flush(struct ms_link *link)
         r = flush_numbers(link, &link->tdrop);
     if (r == 0)
         r = flush_numbers(link, &link->drop);
+    if (r == 0)
+        r = flush_withdraw(link);
     return r;
 }
 
@@ -230,6 +251,18 @@ void ms_link_drop(struct ms_link *link, uint32_t slot)
     gather(link, &link->drop, slot);
 }
 
+void ms_link_withdraw(struct ms_link *link, uint64_t hash, uint64_t page)
+{
+    struct ms_msg_offer *msg = &link->withdraw;
+
+    if (!ms_link_is_up(link))
+        return;
+    if (msg->head.count == MS_MAX_OFFER)
+        (void)flush_withdraw(link);
+    if (msg->head.count < MS_MAX_OFFER)
+        msg->offer[msg->head.count++] = (struct ms_offer){.hash = hash, .page = (uint32_t)page};
+}
+
 void ms_link_template_ref(struct ms_link *link, uint32_t block)
 {
     gather(link, &link->tref, block);
@@ -240,12 +273,15 @@ void ms_link_template_drop(struct ms_link *link, uint32_t block)
     gather(link, &link->tdrop, block);
 }
 
-uint32_t ms_link_take_look(struct ms_link *link, uint32_t *ret_page)
+uint32_t ms_link_take_look(struct ms_link *link, struct ms_look *ret_look)
 {
+    const struct ms_msg_head looked = {.type = MS_MSG_LOOKED};
     uint32_t n = link->n_look;
 
-    memcpy(ret_page, link->look, n * sizeof(*ret_page));
+    memcpy(ret_look, link->look, n * sizeof(*ret_look));
     link->n_look = 0;
+    if (n)
+        (void)send_plain(link, &looked, sizeof(looked));
     return n;
 }
 

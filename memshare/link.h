@@ -23,14 +23,16 @@ struct ms_link {
     bool dead;
     uint32_t n_answer;
     uint32_t answer[MS_MAX_OFFER];
-    struct ms_msg_numbers drop;  /* references to give back, gathered */
-    struct ms_msg_numbers tref;  /* template blocks newly mapped */
-    struct ms_msg_numbers tdrop; /* template blocks no longer mapped */
-    uint32_t n_look;             /* pages the daemon asks us to look at */
-    uint32_t look[MS_MAX_LOOK];
+    struct ms_msg_numbers drop;   /* references to give back, gathered */
+    struct ms_msg_numbers tref;   /* template blocks newly mapped */
+    struct ms_msg_numbers tdrop;  /* template blocks no longer mapped */
+    struct ms_msg_offer withdraw; /* offers that are no longer true */
+    uint32_t n_look;              /* pages that the daemon has slots for, with references */
+    struct ms_look look[MS_MAX_LOOK];
     union {
         struct ms_msg_head head;
         struct ms_msg_numbers numbers;
+        struct ms_msg_look look;
     } in;
 };
 
@@ -44,7 +46,7 @@ static inline bool ms_link_is_up(const struct ms_link *link)
     return link->sock >= 0 && !link->dead;
 }
 
-/* The answer for each offer: a slot with a reference, MS_SLOT_PUBLISH or MS_SLOT_UNIQUE. */
+/* The answer for each offer: a slot with a reference, or one of MS_SLOT_... */
 int ms_link_offer(struct ms_link *link, const struct ms_offer *offer, uint32_t n,
                   uint32_t *ret_slot);
 /* Sends pages asked for; page: n * MS_PAGE_SIZE bytes that nobody changes. */
@@ -54,11 +56,12 @@ int ms_link_publish(struct ms_link *link, const uint32_t *item, const void *page
 /* Gathered and sent when full or by ms_link_flush; without a connection they are forgotten. */
 void ms_link_drop(struct ms_link *link, uint32_t slot);
 void ms_link_template_ref(struct ms_link *link, uint32_t block);
+void ms_link_withdraw(struct ms_link *link, uint64_t hash, uint64_t page);
 void ms_link_template_drop(struct ms_link *link, uint32_t block);
 int ms_link_flush(struct ms_link *link);
 
-/* Takes the pages the daemon asked to look at out; at most MS_MAX_LOOK. */
-uint32_t ms_link_take_look(struct ms_link *link, uint32_t *ret_page);
+/* Takes what the daemon has for us, at most MS_MAX_LOOK; only then does it send more. */
+uint32_t ms_link_take_look(struct ms_link *link, struct ms_look *ret_look);
 
 /* Reads what came unasked, without waiting. 0, or -ECONNRESET. */
 int ms_link_poll(struct ms_link *link);

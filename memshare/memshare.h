@@ -76,13 +76,25 @@ struct ms_template {
     const uint32_t *by_hash; /* [n_blocks], sorted by (hash, block) */
 };
 
+/*
+ * The memory image that a clone came from. Guest RAM then is a MAP_PRIVATE mapping of `fd` from
+ * `offset` on, so a page that was never written is the image's own, and one that is equal to it
+ * again goes back to it. The image never changes.
+ */
+struct ms_lineage {
+    int fd;          /* readable; -1: no image. 0 is not a memory image either, so {0} is none */
+    uint64_t offset; /* bytes, a multiple of 4096 */
+};
+
 struct ms_scanner_config {
     void *ram;          /* page-aligned, private anonymous memory, mapped with MAP_NORESERVE and
                            advised MADV_NOHUGEPAGE (with other flags all works, but pages that
-                           become anonymous again then need mappings of their own) */
+                           become anonymous again then need mappings of their own); or a private
+                           mapping of the memory image, see lineage */
     uint64_t ram_bytes; /* multiple of 4096 */
     const struct ms_scanner_ops *ops;
     void *opaque; /* for ops */
+    struct ms_lineage lineage;
     struct ms_template tmpl;
     unsigned budget_percent; /* of one core, 1..100; 0: do not scan */
     uint64_t max_mappings;   /* VMAs that guest RAM may use; 0: 3/4 of vm.max_map_count as read by

@@ -1,21 +1,24 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Merging runs of pages: stage, freeze, compare, remap.
+ * Merging runs of pages: read, freeze, compare, remap, fill in.
  *
- * The new mapping of a run is built at an address of its own and its page tables are filled while
- * the guest runs. Then the guest is frozen, every byte is compared, and what is equal is moved over
- * guest RAM in one step; then the guest goes on. A freeze ends after FREEZE_NS of work, the rest of
- * the batch waits for another. Nothing that may block happens in a freeze: references are given
- * back afterwards. MAP_POPULATE would make private copies and is never used.
+ * What a run is to become is read into a buffer while the guest runs. Then the guest is frozen,
+ * every byte is compared with the buffer, and what is equal is mapped anew in one step; then the
+ * guest goes on, and the page tables of the new mappings are filled. The content of a slot we hold
+ * a reference to, of a template and of a memory image never changes, so the buffer is what the
+ * mapping shows. A freeze ends after FREEZE_NS of work, the rest of the batch waits for another.
+ * Nothing that may block happens in a freeze: references are given back afterwards. MAP_POPULATE
+ * would make private copies and is never used.
  *
- * If the kernel refuses to move a mapping after it has removed the old one, the page is written
- * back from the staging mapping, which has the same bytes: the guest never sees a hole.
+ * If the kernel fails to map after it has removed the old pages, they are written back from the
+ * buffer, which has the same bytes: the guest never sees a hole.
  */
 #include "memshare/scanner.h"
 
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22
@@ -32,6 +35,7 @@ static enum ms_kind kind_from(enum ms_source source)
     switch (source) {
     case MS_FROM_TEMPLATE: return MS_TEMPLATE;
     case MS_FROM_POOL: return MS_POOL;
+    case MS_FROM_LINEAGE: return MS_LINEAGE;
     default: return MS_ANON;
     }
 }
@@ -39,7 +43,7 @@ static enum ms_kind kind_from(enum ms_source source)
 uint32_t ms_merge_shortest_run(const struct ms_scanner *scanner)
 {
     uint64_t max = ms_max_mappings(scanner);
-    /* each run prepared but not yet merged may add two, as may the next one in staging */
+    /* each run prepared but not yet merged may add two, as may the next one */
     uint64_t used = atomic_load(&scanner->pages.mappings) + 2 * (uint64_t)scanner->batch.n;
 
     if (used + 2 > max)
@@ -56,55 +60,52 @@ static bool affordable(const struct ms_scanner *scanner, const struct ms_run *ru
                0;
 }
 
-/* ---- staging ---- */
+/* ---- before it ---- */
 
-/* Fills the page tables. Old kernels cannot be asked to: the comparison does it then. */
-static int populate(uint8_t *staging, size_t length)
+static int fd_of(const struct ms_scanner *scanner, enum ms_source source)
 {
-    if (madvise(staging, length, MADV_POPULATE_READ) == 0 || errno == EINVAL)
-        return 0;
-    return -errno;
+    switch (source) {
+    case MS_FROM_TEMPLATE: return scanner->config.tmpl.fd;
+    case MS_FROM_LINEAGE: return scanner->config.lineage.fd;
+    case MS_FROM_POOL: return scanner->link.pool_fd;
+    default: return -1;
+    }
 }
 
-static int stage(struct ms_scanner *scanner, struct ms_run *run)
+/* Where page `index` of a source is in its file. */
+static off_t offset_of(const struct ms_scanner *scanner, enum ms_source source, uint32_t index)
 {
-    int fd = run->source == MS_FROM_TEMPLATE ? scanner->config.tmpl.fd : scanner->link.pool_fd;
-    size_t length = (size_t)run->n * MS_PAGE_SIZE;
-    void *staging;
-    int r;
+    uint64_t base = source == MS_FROM_LINEAGE ? scanner->config.lineage.offset : 0;
+
+    return (off_t)(base + (uint64_t)index * MS_PAGE_SIZE);
+}
+
+/* Reads what the run is to become. The last block of a disk may be short: zeros follow it, as they
+ * do in a mapping. */
+static int read_content(struct ms_scanner *scanner, struct ms_run *run)
+{
+    size_t length = (size_t)run->n * MS_PAGE_SIZE, have = 0;
+    off_t offset = offset_of(scanner, run->source, run->index);
+    int fd = fd_of(scanner, run->source);
 
     run->done = 0;
-    run->staging = NULL;
     if (run->source == MS_FROM_ZERO)
         return 0;
-    staging = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd,
-                   (off_t)run->index * MS_PAGE_SIZE);
-    if (staging == MAP_FAILED)
-        return -errno;
-    r = populate(staging, length);
-    if (r < 0) {
-        munmap(staging, length);
-        return r;
+    run->content = scanner->batch.content + (size_t)scanner->batch.closed * MS_PAGE_SIZE;
+    while (have < length) {
+        ssize_t n = pread(fd, run->content + have, length - have, offset + (off_t)have);
+
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return -errno;
+        if (n == 0)
+            break;
+        have += (size_t)n;
     }
-    run->staging = staging;
+    memset(run->content + have, 0, length - have);
+    scanner->batch.closed += run->n;
     return 0;
-}
-
-/* Removes what was not moved into guest RAM. A moved part is not ours to unmap: its old address may
- * belong to somebody else by now. */
-static void unstage(struct ms_run *run)
-{
-    for (uint32_t i = 0; run->staging && i < run->n;) {
-        uint32_t first = i;
-
-        while (i < run->n && !(run->done >> i & 1))
-            i++;
-        if (i > first)
-            munmap(run->staging + (size_t)first * MS_PAGE_SIZE, (size_t)(i - first) * MS_PAGE_SIZE);
-        while (i < run->n && (run->done >> i & 1))
-            i++;
-    }
-    run->staging = NULL;
 }
 
 /* ---- in the freeze ---- */
@@ -126,15 +127,32 @@ static bool is_equal(const struct ms_scanner *scanner, const struct ms_run *run,
         return false;
     if (run->source == MS_FROM_ZERO)
         return ms_is_zero_page(ram);
-    return memcmp(ram, run->staging + (size_t)i * MS_PAGE_SIZE, MS_PAGE_SIZE) == 0;
+    return memcmp(ram, run->content + (size_t)i * MS_PAGE_SIZE, MS_PAGE_SIZE) == 0;
 }
 
-static bool all_anon(const struct ms_scanner *scanner, uint64_t page, uint32_t n)
+static bool all_of(const struct ms_scanner *scanner, uint64_t page, uint32_t n, enum ms_kind kind)
 {
     for (uint32_t i = 0; i < n; i++)
-        if (ms_kind_of(ms_where(&scanner->pages, page + i)) != MS_ANON)
+        if (ms_kind_of(ms_where(&scanner->pages, page + i)) != kind)
             return false;
     return true;
+}
+
+/* Fresh memory over pages of any kind, of one mapping with its neighbours. */
+static int map_fresh(struct ms_scanner *scanner, uint8_t *ram, size_t length)
+{
+    if (mmap(ram, length, PROT_READ | PROT_WRITE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
+        return -errno;
+    (void)madvise(ram, length, MADV_NOHUGEPAGE);
+    ms_pagemap_track(&scanner->pagemap, ram, length / MS_PAGE_SIZE);
+    return 0;
+}
+
+/* Gives the pages up, where the mapping shows what they are to become without them. */
+static int drop(uint8_t *ram, size_t length)
+{
+    return madvise(ram, length, MADV_DONTNEED) < 0 ? -errno : 0;
 }
 
 static int drop_zeros(struct ms_scanner *scanner, uint64_t page, uint32_t n)
@@ -142,37 +160,37 @@ static int drop_zeros(struct ms_scanner *scanner, uint64_t page, uint32_t n)
     uint8_t *ram = ms_ram_page(scanner, page);
     size_t length = (size_t)n * MS_PAGE_SIZE;
 
-    if (all_anon(scanner, page, n))
-        return madvise(ram, length, MADV_DONTNEED) < 0 ? -errno : 0;
-    if (mmap(ram, length, PROT_READ | PROT_WRITE,
-             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
-        return -errno;
-    (void)madvise(ram, length, MADV_NOHUGEPAGE); /* like its neighbours, or it cannot join them */
-    return 0;
+    return all_of(scanner, page, n, MS_ANON) ? drop(ram, length) : map_fresh(scanner, ram, length);
 }
 
-/* The move failed: make sure that guest RAM is there and has its bytes. */
-static void put_back(uint8_t *ram, const uint8_t *copy, size_t length)
+/* Mapping failed: make sure that guest RAM is there and has its bytes. */
+static void put_back(struct ms_scanner *scanner, uint64_t page, uint32_t n, const uint8_t *copy)
 {
-    if (mmap(ram, length, PROT_READ | PROT_WRITE,
-             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == ram)
+    uint8_t *ram = ms_ram_page(scanner, page);
+    size_t length = (size_t)n * MS_PAGE_SIZE;
+
+    if (madvise(ram, length, MADV_NORMAL) == 0 || errno != ENOMEM)
+        return; /* there is no hole */
+    if (map_fresh(scanner, ram, length) == 0)
         memcpy(ram, copy, length);
+    ms_pages_set(&scanner->pages, page, n, MS_ANON, 0);
 }
 
-static int move_in(struct ms_scanner *scanner, struct ms_run *run, uint32_t first, uint32_t n)
+static int map_in(struct ms_scanner *scanner, struct ms_run *run, uint32_t first, uint32_t n)
 {
-    uint8_t *from = run->staging + (size_t)first * MS_PAGE_SIZE;
-    uint8_t *to = ms_ram_page(scanner, run->page + first);
+    uint64_t page = run->page + first;
+    uint8_t *ram = ms_ram_page(scanner, page);
     size_t length = (size_t)n * MS_PAGE_SIZE;
     int r;
 
-    if (mremap(from, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, to) != MAP_FAILED)
+    if (run->source == MS_FROM_LINEAGE && all_of(scanner, page, n, MS_LINEAGE))
+        return drop(ram, length);
+    if (mmap(ram, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED,
+             fd_of(scanner, run->source),
+             offset_of(scanner, run->source, run->index + first)) != MAP_FAILED)
         return 0;
     r = -errno;
-    if (madvise(to, length, MADV_NORMAL) < 0 && errno == ENOMEM) { /* is there a hole? */
-        put_back(to, from, length);
-        ms_pages_set(&scanner->pages, run->page + first, n, MS_ANON, 0);
-    }
+    put_back(scanner, page, n, run->content + (size_t)first * MS_PAGE_SIZE);
     return r;
 }
 
@@ -180,7 +198,7 @@ static int move_in(struct ms_scanner *scanner, struct ms_run *run, uint32_t firs
 static void swap_in(struct ms_scanner *scanner, struct ms_run *run, uint32_t first, uint32_t n)
 {
     int r = run->source == MS_FROM_ZERO ? drop_zeros(scanner, run->page + first, n)
-                                        : move_in(scanner, run, first, n);
+                                        : map_in(scanner, run, first, n);
 
     if (r < 0)
         return;
@@ -214,12 +232,14 @@ static void merge_some(void *arg)
     const struct frozen_work *work = arg;
     struct ms_scanner *scanner = work->scanner;
     struct ms_batch *batch = &scanner->batch;
-    uint64_t begin = ms_now_ns(), spent = 0;
+    uint64_t begin = ms_now_ns(), cpu = ms_thread_cpu_ns(), spent = 0;
 
     while (*work->next < batch->n && spent < FREEZE_NS) {
         merge_run(scanner, &batch->run[(*work->next)++]);
         spent = ms_now_ns() - begin;
     }
+    if (!pthread_equal(pthread_self(), scanner->thread)) /* whose time is charged as a whole */
+        ms_budget_add(&scanner->budget, ms_thread_cpu_ns() - cpu);
     atomic_fetch_add(&scanner->freezes, 1);
     if (spent > atomic_load(&scanner->longest_freeze_ns))
         atomic_store(&scanner->longest_freeze_ns, spent);
@@ -240,7 +260,42 @@ static int freeze_and_merge(struct ms_scanner *scanner, uint32_t *next)
     return r;
 }
 
-/* ---- around it ---- */
+/* ---- after it ---- */
+
+/* Fills the page tables of what was mapped, so that neither the guest nor the ledger waits for it.
+ * Old kernels cannot be asked to, but a look does it. */
+static void fill_in(struct ms_scanner *scanner, uint64_t page, uint32_t n)
+{
+    uint8_t *ram = ms_ram_page(scanner, page);
+
+    if (madvise(ram, (size_t)n * MS_PAGE_SIZE, MADV_POPULATE_READ) == 0 || errno != EINVAL)
+        return;
+    for (uint32_t i = 0; i < n; i++)
+        (void)*(volatile uint8_t *)(ram + (size_t)i * MS_PAGE_SIZE);
+}
+
+static void fill_in_run(struct ms_scanner *scanner, const struct ms_run *run)
+{
+    for (uint32_t i = 0; run->source != MS_FROM_ZERO && i < run->n; i++) {
+        uint32_t first = i;
+
+        while (i < run->n && (run->done >> i & 1))
+            i++;
+        if (i > first)
+            fill_in(scanner, run->page + first, i - first);
+    }
+}
+
+/* A merged page begins anew when it is split one day. The pool knows where it went if it went
+ * there. */
+static void forget_page(struct ms_scanner *scanner, uint64_t page, enum ms_source source)
+{
+    struct ms_pages *pages = &scanner->pages;
+
+    if ((pages->state[page] & MS_HINTED) && source != MS_FROM_POOL)
+        ms_link_withdraw(&scanner->link, pages->hash[page], page);
+    pages->state[page] &= MS_SKIPPED;
+}
 
 /* References follow what happened: taken for template blocks, given back for slots not mapped. */
 static void settle_run(struct ms_scanner *scanner, const struct ms_run *run)
@@ -248,12 +303,13 @@ static void settle_run(struct ms_scanner *scanner, const struct ms_run *run)
     for (uint32_t i = 0; i < run->n; i++) {
         if (run->done >> i & 1) {
             scanner->pass_merged++;
-            ms_pages_set_backoff(&scanner->pages, run->page + i, 0);
+            forget_page(scanner, run->page + i, run->source);
             if (run->source == MS_FROM_TEMPLATE)
                 ms_link_template_ref(&scanner->link, run->index + i);
             continue;
         }
         ms_pages_back_off(&scanner->pages, run->page + i, MS_BACKOFF_MAX);
+        ms_pages_clear(&scanner->pages, run->page + i, MS_DONE);
         if (run->source == MS_FROM_POOL)
             ms_link_drop(&scanner->link, run->index + i);
     }
@@ -275,21 +331,15 @@ static void close_run(struct ms_scanner *scanner)
 {
     struct ms_batch *batch = &scanner->batch;
     struct ms_run *run = &batch->run[batch->n];
-    int r;
 
     if (!run->n)
         return;
-    if (!affordable(scanner, run)) {
+    if (!affordable(scanner, run))
         skip_run(scanner, run);
-    } else {
-        r = stage(scanner, run);
-        if (r == -ENOMEM)
-            skip_run(scanner, run);
-        else if (r < 0)
-            settle_run(scanner, run);
-        else
-            batch->n++;
-    }
+    else if (read_content(scanner, run) < 0)
+        settle_run(scanner, run);
+    else
+        batch->n++;
     batch->run[batch->n].n = 0;
 }
 
@@ -301,21 +351,23 @@ static void merge_batch(struct ms_scanner *scanner)
     while (next < batch->n && freeze_and_merge(scanner, &next) == 0)
         ;
     for (uint32_t i = 0; i < batch->n; i++) {
-        unstage(&batch->run[i]);
+        fill_in_run(scanner, &batch->run[i]);
         settle_run(scanner, &batch->run[i]);
     }
-    batch->n = 0;
-    batch->pages = 0;
-    batch->run[0].n = 0;
     ms_scanner_pay(scanner);
 }
 
 void ms_merge_flush(struct ms_scanner *scanner)
 {
+    struct ms_batch *batch = &scanner->batch;
+
     close_run(scanner);
-    if (scanner->batch.n)
+    if (batch->n)
         merge_batch(scanner);
-    scanner->batch.pages = 0;
+    batch->n = 0;
+    batch->pages = 0;
+    batch->closed = 0;
+    batch->run[0].n = 0;
 }
 
 void ms_merge_add(struct ms_scanner *scanner, enum ms_source source, uint64_t page, uint32_t index)

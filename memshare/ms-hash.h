@@ -8,7 +8,11 @@
 #define MS_HASH_H
 
 #include <stdint.h>
+
 #include <xxhash.h>
+#if defined(__x86_64__)
+#include <xxh_x86dispatch.h> /* the widest vectors of this processor */
+#endif
 
 #include "memshare/memshare.h"
 

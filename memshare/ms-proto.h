@@ -8,8 +8,10 @@
  * LOOK unasked, and not again before LOOKED: so what a client has not read is bounded, and an
  * honest client that stands still can never fill its socket.
  *
- * A slot number in an ANSWER carries one reference, which the client returns with DROP when it no
- * longer maps the slot (or never came to map it).
+ * A slot number in an ANSWER or a LOOK carries one reference, which the client returns with DROP
+ * when it no longer maps the slot (or never came to map it). An offer that was answered with
+ * MS_SLOT_UNIQUE is remembered until the client takes it back with WITHDRAW, because the page has
+ * changed or is gone.
  */
 #ifndef MS_PROTO_H
 #define MS_PROTO_H
@@ -18,7 +20,7 @@
 
 #include "memshare/memshare.h"
 
-#define MS_PROTO_VERSION 1u
+#define MS_PROTO_VERSION 2u
 
 /* The largest message is a full PUBLISH, well below the smallest usual socket buffer (212,992). */
 #define MS_MAX_OFFER   1024u
@@ -42,13 +44,17 @@ enum ms_msg_type {
     MS_MSG_TEMPLATE_REF,
     MS_MSG_TEMPLATE_DROP,
     MS_MSG_LOOKED,
+    MS_MSG_WITHDRAW,
     MS_MSG_ANSWER = 64,
     MS_MSG_LOOK,
 };
 
 /* Answers that are not a slot. */
-#define MS_SLOT_UNIQUE  0xffffffffu /* leave the page alone: nobody else has it, or no room */
+#define MS_SLOT_UNIQUE  0xffffffffu /* nobody else has it; a LOOK comes when somebody has */
 #define MS_SLOT_PUBLISH 0xfffffffeu /* somebody else has it: send me the content */
+#define MS_SLOT_AGAIN \
+    0xfffffffdu /* as an earlier one of this OFFER: offer it after publishing that */
+#define MS_SLOT_FULL 0xfffffffcu /* no room: leave the page alone, perhaps later */
 
 struct ms_msg_head {
     uint32_t type;
@@ -73,6 +79,19 @@ struct ms_msg_offer {
     struct ms_offer offer[MS_MAX_OFFER]; /* only count of them are sent */
 };
 
+/* WITHDRAW: like an OFFER. */
+
+/* LOOK: somebody else published what the client had offered at this page; here is the slot. */
+struct ms_look {
+    uint32_t page;
+    uint32_t slot;
+};
+
+struct ms_msg_look {
+    struct ms_msg_head head;
+    struct ms_look look[MS_MAX_LOOK];
+};
+
 /* item: places in the last OFFER that were answered with MS_SLOT_PUBLISH; each may be sent once. */
 struct ms_msg_publish {
     struct ms_msg_head head;
@@ -80,7 +99,7 @@ struct ms_msg_publish {
     uint8_t page[MS_MAX_PUBLISH][MS_PAGE_SIZE]; /* only count of them are sent */
 };
 
-/* DROP, TEMPLATE_REF, TEMPLATE_DROP, ANSWER, LOOK: count numbers. LOOKED: head only, count 0. */
+/* DROP, TEMPLATE_REF, TEMPLATE_DROP, ANSWER: count numbers. LOOKED: head only, count 0. */
 struct ms_msg_numbers {
     struct ms_msg_head head;
     uint32_t number[MS_MAX_DROP];

@@ -11,8 +11,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "memshare/memshare.h"
@@ -27,12 +30,22 @@ struct scan_arg {
     uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
 };
 
-#define SCAN_IOCTL    _IOWR('f', 16, struct scan_arg)
-#define SCAN_FILE     (1u << 2)
-#define SCAN_PRESENT  (1u << 3)
-#define SCAN_SWAPPED  (1u << 4)
-#define SCAN_PFNZERO  (1u << 5)
-#define SCAN_REGIONS  128
+#define SCAN_IOCTL   _IOWR('f', 16, struct scan_arg)
+#define SCAN_PROTECT (1u << 0) /* flag: write-protect what matches */
+#define SCAN_ALLOWED (1u << 0) /* categories from here on */
+#define SCAN_WRITTEN (1u << 1)
+#define SCAN_FILE    (1u << 2)
+#define SCAN_PRESENT (1u << 3)
+#define SCAN_SWAPPED (1u << 4)
+#define SCAN_PFNZERO (1u << 5)
+#define SCAN_REGIONS 128
+
+/* linux/userfaultfd.h since 5.11 and 6.7 */
+#ifndef UFFD_USER_MODE_ONLY
+#define UFFD_USER_MODE_ONLY 1
+#endif
+#define FEATURE_WP_ASYNC ((uint64_t)1 << 15)
+
 #define ENTRY_PRESENT ((uint64_t)1 << 63)
 #define ENTRY_SWAPPED ((uint64_t)1 << 62)
 #define ENTRY_FILE    ((uint64_t)1 << 61)
@@ -49,7 +62,8 @@ static int scan_some(const struct ms_pagemap *pagemap, uint64_t start, uint64_t 
         .vec = (uint64_t)(uintptr_t)region,
         .vec_len = SCAN_REGIONS,
         .category_anyof_mask = SCAN_PRESENT | SCAN_SWAPPED,
-        .return_mask = SCAN_PRESENT | SCAN_SWAPPED | SCAN_FILE | SCAN_PFNZERO,
+        .return_mask =
+            SCAN_PRESENT | SCAN_SWAPPED | SCAN_FILE | SCAN_PFNZERO | SCAN_ALLOWED | SCAN_WRITTEN,
     };
     int n = ioctl(pagemap->fd, SCAN_IOCTL, &arg);
 
@@ -59,34 +73,117 @@ static int scan_some(const struct ms_pagemap *pagemap, uint64_t start, uint64_t 
     return n;
 }
 
-int ms_pagemap_open(struct ms_pagemap *pagemap, const void *probe, bool allow_scan)
+/* Without privilege we may ask for user mode only, which asynchronous protection does not mind. */
+static int track_all(struct ms_pagemap *pagemap, void *ram, uint64_t bytes)
+{
+    struct uffdio_api api = {.api = UFFD_API, .features = FEATURE_WP_ASYNC};
+    int r;
+
+    pagemap->uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
+    if (pagemap->uffd < 0)
+        return -errno;
+    if (ioctl(pagemap->uffd, UFFDIO_API, &api) == 0) {
+        ms_pagemap_track(pagemap, ram, bytes / MS_PAGE_SIZE);
+        r = ms_pagemap_arm(pagemap, ram, 1);
+        if (r == 0)
+            return 0;
+    }
+    close(pagemap->uffd);
+    pagemap->uffd = -1;
+    return -ENOTSUP;
+}
+
+int ms_pagemap_open(struct ms_pagemap *pagemap, void *ram, uint64_t bytes,
+                    enum ms_pagemap_allow allow)
 {
     struct scan_region region[SCAN_REGIONS];
-    uint64_t start = (uint64_t)(uintptr_t)probe;
+    uint64_t start = (uint64_t)(uintptr_t)ram;
     uint64_t walked;
 
+    pagemap->uffd = -1;
+    pagemap->statm = -1;
     pagemap->fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
     if (pagemap->fd < 0)
         return -errno;
-    pagemap->has_scan =
-        allow_scan && scan_some(pagemap, start, start + MS_PAGE_SIZE, region, &walked) >= 0;
+    pagemap->statm = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
+    pagemap->has_scan = allow >= MS_ALLOW_SCAN &&
+                        scan_some(pagemap, start, start + MS_PAGE_SIZE, region, &walked) >= 0;
+    if (pagemap->has_scan && allow >= MS_ALLOW_ALL)
+        (void)track_all(pagemap, ram, bytes); /* without it hashes are compared */
     return 0;
+}
+
+static void shut(int *fd)
+{
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
 }
 
 void ms_pagemap_close(struct ms_pagemap *pagemap)
 {
-    if (pagemap->fd >= 0)
-        close(pagemap->fd);
-    pagemap->fd = -1;
+    shut(&pagemap->fd);
+    shut(&pagemap->uffd);
+    shut(&pagemap->statm);
+}
+
+void ms_pagemap_track(const struct ms_pagemap *pagemap, void *start, uint64_t n)
+{
+    struct uffdio_register range = {
+        .range = {.start = (uint64_t)(uintptr_t)start, .len = n * MS_PAGE_SIZE},
+        .mode = UFFDIO_REGISTER_MODE_WP,
+    };
+
+    /* Should it fail, these pages are known by their hashes. */
+    if (pagemap->uffd >= 0)
+        (void)ioctl(pagemap->uffd, UFFDIO_REGISTER, &range);
+}
+
+int ms_pagemap_arm(const struct ms_pagemap *pagemap, void *start, uint64_t n)
+{
+    struct scan_arg arg = {
+        .size = sizeof(arg),
+        .flags = SCAN_PROTECT,
+        .start = (uint64_t)(uintptr_t)start,
+        .end = (uint64_t)(uintptr_t)start + n * MS_PAGE_SIZE,
+        .category_inverted = SCAN_FILE | SCAN_PFNZERO,
+        .category_mask = SCAN_PRESENT | SCAN_WRITTEN | SCAN_FILE | SCAN_PFNZERO,
+    };
+
+    if (pagemap->uffd < 0)
+        return -ENOTSUP;
+    return ioctl(pagemap->fd, SCAN_IOCTL, &arg) < 0 ? -errno : 0;
+}
+
+uint64_t ms_pagemap_anonymous(const struct ms_pagemap *pagemap)
+{
+    char text[128];
+    ssize_t n = pread(pagemap->statm, text, sizeof(text) - 1, 0);
+    uint64_t resident, file;
+    char *at;
+
+    if (n <= 0)
+        return 0;
+    text[n] = '\0';
+    (void)strtoull(text, &at, 10);
+    resident = strtoull(at, &at, 10);
+    file = strtoull(at, &at, 10);
+    return resident > file ? resident - file : 0;
 }
 
 static uint8_t class_of_categories(uint64_t categories)
 {
+    uint8_t flags = 0;
+
     if (categories & SCAN_FILE)
         return MS_FILE; /* also while the kernel moves it, when it is not "present" */
     if (categories & SCAN_SWAPPED)
         return MS_SWAPPED;
-    return (categories & SCAN_PRESENT) && !(categories & SCAN_PFNZERO) ? MS_OWN : MS_ABSENT;
+    if (!(categories & SCAN_PRESENT) || (categories & SCAN_PFNZERO))
+        return MS_ABSENT;
+    if (categories & SCAN_ALLOWED)
+        flags = MS_TRACKED | (categories & SCAN_WRITTEN ? MS_WRITTEN : 0);
+    return MS_OWN | flags;
 }
 
 static int classify_by_scan(const struct ms_pagemap *pagemap, uint64_t start, uint64_t n,

@@ -1,9 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What the page tables say about guest RAM: present or not, a file's page or our own.
+ * What the kernel says about guest RAM: present or not, a file's page or our own, written or not.
  *
- * Two ways, chosen at run time: the PAGEMAP_SCAN ioctl (Linux 6.7) or reading pagemap entries. Both
- * use one fd opened at creation. Safe from any thread.
+ * Each part in two ways, chosen at run time. The state of pages: the PAGEMAP_SCAN ioctl (Linux 6.7)
+ * or pagemap entries. What was written: asynchronous write protection by userfaultfd
+ * (UFFD_FEATURE_WP_ASYNC, Linux 6.7), which needs PAGEMAP_SCAN; without it nothing is tracked and
+ * the scanner compares hashes. All fds are opened at creation. Safe from any thread.
+ *
+ * Tracked memory is what was registered here: guest RAM as it was at first, and what
+ * ms_pagemap_track added since. A run that was merged is a new mapping, which is not tracked.
  */
 #ifndef MS_PAGEMAP_H
 #define MS_PAGEMAP_H
@@ -11,24 +16,48 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* What a page is, in the low bits of its class; and flags beside it. */
 enum ms_class {
     MS_ABSENT,  /* no memory behind it, or only the kernel's zero page */
     MS_OWN,     /* anonymous memory */
     MS_FILE,    /* a page of a file: template, pool, memory image */
     MS_SWAPPED, /* swapped out, or in a state only the kernel knows: never acted on */
 };
+#define MS_CLASS_MASK 3u
+#define MS_TRACKED    4u /* the kernel knows whether it was written */
+#define MS_WRITTEN    8u /* tracked: since it was armed; set as well if it never was */
 
 struct ms_pagemap {
     int fd;
+    int uffd; /* -1: nothing is tracked */
+    int statm;
     bool has_scan;
 };
 
-/* `probe`: a page-aligned address of our memory. `allow_scan` false: only read entries. */
-int ms_pagemap_open(struct ms_pagemap *pagemap, const void *probe, bool allow_scan);
+enum ms_pagemap_allow {
+    MS_ALLOW_ENTRIES, /* read entries only */
+    MS_ALLOW_SCAN,    /* and PAGEMAP_SCAN */
+    MS_ALLOW_ALL,     /* and tracking */
+};
+
+/* `ram`: page-aligned, `bytes` of it are tracked if that is possible and allowed. */
+int ms_pagemap_open(struct ms_pagemap *pagemap, void *ram, uint64_t bytes,
+                    enum ms_pagemap_allow allow);
 void ms_pagemap_close(struct ms_pagemap *pagemap);
 
-/* The class of each of `n` pages from `start` on. 0 or -errno. */
+/* The class of each of `n` pages from `start` on, with flags. 0 or -errno. */
 int ms_pagemap_classify(const struct ms_pagemap *pagemap, const void *start, uint64_t n,
                         uint8_t *ret_class);
+
+/* From now on a write to one of these pages makes it MS_WRITTEN: those of our own memory that are
+ * tracked and written now. Others are left alone. A first write then costs the guest about a
+ * microsecond. */
+int ms_pagemap_arm(const struct ms_pagemap *pagemap, void *start, uint64_t n);
+/* New anonymous memory in place of old: tracked like its neighbours, so that they are one mapping.
+ * Does nothing if nothing is tracked. */
+void ms_pagemap_track(const struct ms_pagemap *pagemap, void *start, uint64_t n);
+
+/* Pages of anonymous memory of this process, roughly: cheap to ask, whatever its size. */
+uint64_t ms_pagemap_anonymous(const struct ms_pagemap *pagemap);
 
 #endif

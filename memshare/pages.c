@@ -34,10 +34,10 @@ int ms_pages_init(struct ms_pages *pages, uint64_t n)
     memset(pages, 0, sizeof(*pages));
     pages->n = n;
     pages->where = table_new(n * sizeof(uint32_t));
-    pages->seen = table_new(n * sizeof(uint32_t));
-    pages->backoff = table_new(n);
+    pages->hash = table_new(n * sizeof(uint64_t));
+    pages->state = table_new(n);
     pages->gone = table_new(gone_bytes(n));
-    if (!pages->where || !pages->seen || !pages->backoff || !pages->gone) {
+    if (!pages->where || !pages->hash || !pages->state || !pages->gone) {
         ms_pages_free(pages);
         return -ENOMEM;
     }
@@ -48,8 +48,8 @@ int ms_pages_init(struct ms_pages *pages, uint64_t n)
 void ms_pages_free(struct ms_pages *pages)
 {
     table_free((void *)pages->where, pages->n * sizeof(uint32_t));
-    table_free(pages->seen, pages->n * sizeof(uint32_t));
-    table_free(pages->backoff, pages->n);
+    table_free(pages->hash, pages->n * sizeof(uint64_t));
+    table_free(pages->state, pages->n);
     table_free((void *)pages->gone, gone_bytes(pages->n));
     memset(pages, 0, sizeof(*pages));
 }
@@ -128,8 +128,8 @@ void ms_pages_pool_to_old(struct ms_pages *pages)
     }
 }
 
-void ms_pages_forget_backoff(struct ms_pages *pages)
+void ms_pages_forget_state(struct ms_pages *pages)
 {
-    (void)madvise(pages->backoff, pages->n, MADV_DONTNEED); /* all zero again */
+    (void)madvise(pages->state, pages->n, MADV_DONTNEED); /* all zero again */
     atomic_store(&pages->n_skipped, 0);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What the scanner knows of each page of guest RAM, about nine bytes a page.
+ * What the scanner knows of each page of guest RAM, about thirteen bytes a page.
  *
  * where: what is mapped there (kind and place). Written by the scanner thread only, and where a
  * mapping changes only while the guest is frozen, so a discard (which never runs during a freeze)
@@ -30,14 +30,19 @@ enum ms_kind {
 #define MS_SPLIT        (1u << MS_INDEX_BITS)
 #define MS_TURN         64u   /* pages that have their turn in the same passes */
 #define MS_SKIPPED      0x80u /* first page of a run not merged for want of a mapping */
-#define MS_BACKOFF_MAX  6     /* a page is looked at every 2^6 passes at least */
-#define MS_BACKOFF_IDLE 3     /* a page that nobody else has: every 2^3 passes */
+#define MS_HINTED       0x40u /* offered, and the pool knows of nobody else: hash[] is what it was */
+#define MS_ARMED        0x20u /* tracked, and to be looked at if it was not written since */
+#define MS_DONE         0x10u /* looked at since it was armed: nothing to do until it is written */
+#define MS_BACKOFF_MASK 0x07u
+#define MS_BACKOFF_MAX  6 /* a page is looked at every 2^6 passes at least */
+#define MS_BACKOFF_NEWS 3 /* a page that was written and is backed off less is news */
+#define MS_BACKOFF_IDLE 3 /* a page that nobody else has: every 2^3 passes */
 
 struct ms_pages {
     uint64_t n;
     _Atomic uint32_t *where;
-    uint32_t *seen;   /* 0: never looked at; else 32 bits of the hash then, never 0 */
-    uint8_t *backoff; /* looked at every 2^backoff passes; and MS_SKIPPED */
+    uint64_t *hash; /* 0: never looked at; else the hash then, never 0 */
+    uint8_t *state; /* looked at every 2^backoff passes (the low bits), and flags */
     _Atomic uint64_t *gone;
     _Atomic uint64_t mappings;  /* VMAs, as far as they follow from `where` */
     uint64_t n_shared;          /* pages whose kind is not MS_ANON */
@@ -83,11 +88,17 @@ int64_t ms_pages_delta(const struct ms_pages *pages, uint64_t page, uint64_t n, 
                        uint32_t index);
 /* The connection changed: pool pages are pages of an old pool now. */
 void ms_pages_pool_to_old(struct ms_pages *pages);
-void ms_pages_forget_backoff(struct ms_pages *pages);
+/* Backoff and flags: every page is worth a look again. */
+void ms_pages_forget_state(struct ms_pages *pages);
 
 static inline unsigned ms_backoff(const struct ms_pages *pages, uint64_t page)
 {
-    return pages->backoff[page] & (MS_SKIPPED - 1);
+    return pages->state[page] & MS_BACKOFF_MASK;
+}
+
+static inline void ms_pages_clear(struct ms_pages *pages, uint64_t page, unsigned flags)
+{
+    pages->state[page] &= (uint8_t)~flags;
 }
 
 /* Is it the page's turn in this pass? Work is spread over the passes, but neighbours come together,
@@ -101,7 +112,7 @@ static inline bool ms_pages_due(const struct ms_pages *pages, uint64_t page, uin
 
 static inline void ms_pages_set_backoff(struct ms_pages *pages, uint64_t page, unsigned backoff)
 {
-    pages->backoff[page] = (uint8_t)((pages->backoff[page] & MS_SKIPPED) | backoff);
+    pages->state[page] = (uint8_t)((pages->state[page] & ~MS_BACKOFF_MASK) | backoff);
 }
 
 static inline void ms_pages_back_off(struct ms_pages *pages, uint64_t page, unsigned max)
@@ -113,9 +124,9 @@ static inline void ms_pages_back_off(struct ms_pages *pages, uint64_t page, unsi
 
 static inline void ms_pages_set_skipped(struct ms_pages *pages, uint64_t page, bool skipped)
 {
-    if (!(pages->backoff[page] & MS_SKIPPED) == !skipped)
+    if (!(pages->state[page] & MS_SKIPPED) == !skipped)
         return;
-    pages->backoff[page] ^= MS_SKIPPED;
+    pages->state[page] ^= MS_SKIPPED;
     atomic_fetch_add(&pages->n_skipped, skipped ? 1 : UINT64_MAX);
 }
 

@@ -159,6 +159,24 @@ const char *ms_client_error(const struct ms_client *client)
     return client->error;
 }
 
+bool ms_client_count_slot(struct ms_client *client, uint32_t slot)
+{
+    if (ms_refs_add(&client->slots, slot) < 0)
+        return false;
+    client->pool->mapped_pages++;
+    return true;
+}
+
+bool ms_client_ref_slot(struct ms_client *client, uint32_t slot)
+{
+    struct ms_store *store = &client->pool->store;
+
+    if (ms_store_refs(store, slot) == MS_MAX_REFS || !ms_client_count_slot(client, slot))
+        return false;
+    store->refs[slot]++;
+    return true;
+}
+
 void ms_client_unref_slot(struct ms_client *client, uint32_t slot)
 {
     struct ms_pool *pool = client->pool;
@@ -166,7 +184,7 @@ void ms_client_unref_slot(struct ms_client *client, uint32_t slot)
     ms_refs_sub(&client->slots, slot);
     pool->mapped_pages--;
     if (ms_store_unref(&pool->store, slot) == 0)
-        ms_index_remove_slot(&pool->index, pool->store.hash[slot], slot);
+        ms_fan_slot_freed(pool, slot);
 }
 
 static void drop_all(struct ms_client *client)
@@ -192,7 +210,8 @@ void ms_pool_count_ram(struct ms_pool *pool, int64_t ram_pages)
     pages = pool->ram_pages;
     if (host_pages > 0 && pages > (uint64_t)host_pages)
         pages = (uint64_t)host_pages; /* whatever they say */
-    pool->index.max_size = 2 * pages;
+    pages += (uint64_t)pool->n_clients * MS_REF_SLACK;
+    pool->index.max_size = 4 * pages; /* offers and slots, at a load of at most 3/4 */
 }
 
 /* Frees the client's memory, not what it holds. */
@@ -203,6 +222,7 @@ static void client_free(struct ms_client *client)
     ms_refs_free(&client->slots);
     ms_refs_free(&client->blocks);
     close(client->sock);
+    free(client->look);
     free(client);
 }
 
@@ -274,7 +294,7 @@ static uint32_t slot_refs(const void *context, uint32_t slot)
 {
     const struct ms_store *store = context;
 
-    return store->refs[slot];
+    return ms_store_refs(store, slot);
 }
 
 static uint32_t block_refs(const void *context, uint32_t block)
@@ -298,7 +318,8 @@ void ms_pool_get_stats(const struct ms_pool *pool, struct ms_pool_stats *ret_sta
     for (uint32_t id = 0; id < pool->n_ids; id++)
         if (pool->client[id])
             bytes += sizeof(struct ms_client) + pool->client[id]->slots.bytes +
-                     pool->client[id]->blocks.bytes;
+                     pool->client[id]->blocks.bytes +
+                     pool->client[id]->look_size * sizeof(struct ms_look);
     for (const struct ms_template_refs *tmpl = pool->templates; tmpl; tmpl = tmpl->next)
         bytes += sizeof(*tmpl) + tmpl->refs.bytes;
     *ret_stats = (struct ms_pool_stats){

@@ -15,9 +15,6 @@
 #include "memshare/refs.h"
 #include "memshare/store.h"
 
-/* Longer than a guest at rest takes to offer all its pages again. */
-#define MS_EPOCH_SECONDS 64
-
 #define MS_MAX_CLIENTS 4096u /* of one pool; the index names a client in 16 bits */
 
 /* How often all clients of the pool map each block of a template. */
@@ -40,6 +37,7 @@ struct ms_pool {
     uint64_t mapped_pages;
     uint64_t ram_pages; /* of all clients, as they say */
     bool look_pending;  /* some client has pages to look at */
+    uint8_t serial;     /* of the OFFER being served */
     union {
         struct ms_msg_head head;
         struct ms_msg_hello hello;
@@ -48,7 +46,11 @@ struct ms_pool {
         struct ms_msg_numbers numbers;
         uint8_t byte[sizeof(struct ms_msg_publish) + 1]; /* one more: an oversize message shows */
     } in;
-    struct ms_msg_numbers out;
+    union {
+        struct ms_msg_head head;
+        struct ms_msg_numbers numbers;
+        struct ms_msg_look look;
+    } out;
 };
 
 struct ms_client {
@@ -58,16 +60,18 @@ struct ms_client {
     uint16_t id;
     bool hello;         /* said HELLO */
     uint64_t ram_pages; /* as it says; bounds the references it may hold */
+    uint64_t n_hints;   /* its offers that the index remembers */
     struct ms_refs slots;
     struct ms_refs blocks;
     struct ms_template_refs *tmpl; /* NULL: none */
     uint64_t template_blocks;
     uint32_t n_offered; /* length of its last OFFER */
     uint64_t wanted_hash[MS_MAX_OFFER];
+    uint32_t wanted_page[MS_MAX_OFFER];
     bool wanted[MS_MAX_OFFER]; /* answered with PUBLISH and not sent yet */
     bool look_sent;            /* a LOOK it has not acknowledged */
-    uint32_t n_look;
-    uint32_t look[MS_MAX_LOOK]; /* its pages that another guest turned out to have too */
+    uint32_t n_look, look_size;
+    struct ms_look *look; /* its pages that another guest turned out to have too; in a LOOK soon */
     char error[160];
 };
 
@@ -77,7 +81,18 @@ void ms_pool_reap(struct ms_pool *pool);
 /* A client with so many pages comes or (negative) goes: the index may grow accordingly. */
 void ms_pool_count_ram(struct ms_pool *pool, int64_t ram_pages);
 
+/* Counts a reference of this client that the store has already. False: no room for the count. */
+bool ms_client_count_slot(struct ms_client *client, uint32_t slot);
+/* One more reference of this client. False: no room for the count, so it must not map the slot. */
+bool ms_client_ref_slot(struct ms_client *client, uint32_t slot);
 /* Takes one reference of the client away from a slot it holds; frees the slot with its last one. */
 void ms_client_unref_slot(struct ms_client *client, uint32_t slot);
+
+/* fan.c: the slot for `page` among those of the entry's content, with a reference of the client;
+ * `run` pages from it on hold the same content. Or MS_SLOT_FULL. */
+uint32_t ms_fan_grant(struct ms_client *client, struct ms_entry *entry, uint32_t page,
+                      uint32_t run);
+/* A slot lost its last reference: forgets the content if it was the last of its slots. */
+void ms_fan_slot_freed(struct ms_pool *pool, uint32_t slot);
 
 #endif

@@ -2,20 +2,24 @@
 /*
  * Looking at pages: which changed, and what are they equal to? Scanner thread only.
  *
- * A pass goes over guest RAM window by window: the page tables say what is there, writes to merged
- * pages and discards are noted, and pages whose turn it is are hashed. A page of zeros or of the
- * pool must have looked the same twice; a template block goes at once, because a page just read
- * from disk is the best candidate there is. Pages that changed are left alone longer and longer.
- * Offers to the pool are gathered over windows and made in one message.
+ * A pass goes over guest RAM window by window: the page tables say what is there; writes to merged
+ * pages and discards are noted. Where the kernel tracks writes, a page that was written is armed,
+ * and looked at once when a later pass finds it not written since; after that it costs nothing
+ * until it is written again. Elsewhere pages whose turn it is are hashed, and must have looked the
+ * same twice. Pages that keep changing are left alone longer and longer either way. What the disk
+ * and the pool hint at comes first, before every window. Offers to the pool are gathered over
+ * windows and made in one message.
  */
 #include "memshare/scanner.h"
 
 #include <string.h>
+#include <unistd.h>
 
 #include "memshare/ms-hash.h"
 
-#define NO_BLOCK  UINT64_MAX
-#define PAY_EVERY 128 /* pages hashed between two looks at the budget */
+#define NO_BLOCK     UINT64_MAX
+#define PAY_EVERY    128 /* pages between two looks at the budget */
+#define OFFER_ROUNDS 3
 
 /* ---- what the page tables say ---- */
 
@@ -65,6 +69,11 @@ static void note_split(struct ms_scanner *scanner, uint64_t page)
     atomic_fetch_add(&scanner->splits, 1);
 }
 
+static enum ms_class class_at(const struct ms_scanner *scanner, uint64_t i)
+{
+    return (enum ms_class)(scanner->window_class[i] & MS_CLASS_MASK);
+}
+
 /* Classifies a window and notes splits; afterwards MS_OWN pages may be merged. */
 static int look_at_tables(struct ms_scanner *scanner, uint64_t first, uint64_t n)
 {
@@ -74,7 +83,7 @@ static int look_at_tables(struct ms_scanner *scanner, uint64_t first, uint64_t n
     if (r < 0)
         return r;
     for (uint64_t i = 0; i < n; i++) {
-        if (scanner->window_class[i] == MS_OWN)
+        if (class_at(scanner, i) == MS_OWN)
             note_split(scanner, first + i);
     }
     return 0;
@@ -148,11 +157,34 @@ static uint64_t find_block(struct ms_scanner *scanner, uint64_t page, uint64_t h
     return block;
 }
 
+/* ---- the memory image ---- */
+
+static bool lineage_has(const struct ms_scanner *scanner, uint64_t page)
+{
+    const struct ms_lineage *lineage = &scanner->config.lineage;
+    uint8_t image[MS_PAGE_SIZE];
+
+    if (lineage->fd <= 0)
+        return false;
+    return pread(lineage->fd, image, sizeof(image),
+                 (off_t)(lineage->offset + page * MS_PAGE_SIZE)) == MS_PAGE_SIZE &&
+           memcmp(image, ms_ram_page(scanner, page), MS_PAGE_SIZE) == 0;
+}
+
 /* ---- the pool ---- */
 
 static bool still_mergeable(const struct ms_scanner *scanner, uint64_t page)
 {
     return ms_is_mergeable(ms_where(&scanner->pages, page));
+}
+
+/* The page is not what was offered any more. */
+static void take_back(struct ms_scanner *scanner, uint64_t page)
+{
+    if (!(scanner->pages.state[page] & MS_HINTED))
+        return;
+    ms_link_withdraw(&scanner->link, scanner->pages.hash[page], page);
+    ms_pages_clear(&scanner->pages, page, MS_HINTED);
 }
 
 /* Sends copies of pages [0, n) gathered in offers->page. */
@@ -191,27 +223,52 @@ static int publish_wanted(struct ms_scanner *scanner)
     return r == 0 && n ? publish(scanner, n) : r;
 }
 
-static void flush_offers(struct ms_scanner *scanner)
+static void take_answer(struct ms_scanner *scanner, uint64_t page, uint32_t slot)
+{
+    struct ms_pages *pages = &scanner->pages;
+
+    if (slot <= MS_MAX_INDEX) {
+        if (still_mergeable(scanner, page))
+            ms_merge_add(scanner, MS_FROM_POOL, page, slot);
+        else
+            ms_link_drop(&scanner->link, slot);
+        return;
+    }
+    if (slot == MS_SLOT_UNIQUE)
+        pages->state[page] |= MS_HINTED;
+    else
+        ms_pages_clear(pages, page, MS_DONE); /* another time */
+    ms_pages_back_off(pages, page, slot == MS_SLOT_FULL ? MS_BACKOFF_MAX : MS_BACKOFF_IDLE);
+}
+
+/* One OFFER and what follows from it. What is to be offered again stays in `offers`. */
+static int make_offers(struct ms_scanner *scanner)
 {
     struct ms_offers *offers = &scanner->offers;
     uint32_t n = offers->n;
-    int r;
+    int r = ms_link_offer(&scanner->link, offers->offer, n, offers->slot);
 
-    if (!n)
-        return;
-    r = ms_link_offer(&scanner->link, offers->offer, n, offers->slot);
     if (r == 0)
         r = publish_wanted(scanner);
+    offers->n = 0;
     for (uint32_t i = 0; r == 0 && i < n; i++) {
-        uint32_t page = offers->offer[i].page;
-
-        if (offers->slot[i] > MS_MAX_INDEX)
-            ms_pages_back_off(&scanner->pages, page, MS_BACKOFF_IDLE);
-        else if (still_mergeable(scanner, page))
-            ms_merge_add(scanner, MS_FROM_POOL, page, offers->slot[i]);
+        if (offers->slot[i] == MS_SLOT_AGAIN)
+            offers->offer[offers->n++] = offers->offer[i];
         else
-            ms_link_drop(&scanner->link, offers->slot[i]);
+            take_answer(scanner, offers->offer[i].page, offers->slot[i]);
     }
+    return r;
+}
+
+static void flush_offers(struct ms_scanner *scanner)
+{
+    struct ms_offers *offers = &scanner->offers;
+    int r = 0;
+
+    for (int round = 0; r == 0 && offers->n && round < OFFER_ROUNDS; round++)
+        r = make_offers(scanner);
+    for (uint32_t i = 0; i < offers->n; i++)
+        ms_pages_clear(&scanner->pages, offers->offer[i].page, MS_DONE);
     offers->n = 0;
     ms_merge_flush(scanner);
 }
@@ -231,42 +288,94 @@ static void offer(struct ms_scanner *scanner, uint64_t page, uint64_t hash)
 
 /* ---- one page ---- */
 
-enum stability { FRESH, CHANGED, STABLE };
-
-static enum stability remember(struct ms_scanner *scanner, uint64_t page, uint64_t hash)
-{
-    uint32_t now = (uint32_t)(hash ^ hash >> 32);
-    uint32_t before = scanner->pages.seen[page];
-
-    if (now == 0)
-        now = 1;
-    scanner->pages.seen[page] = now;
-    if (before == 0)
-        return FRESH;
-    return before == now ? STABLE : CHANGED;
-}
-
-static void look_at_page(struct ms_scanner *scanner, uint64_t page)
+static uint64_t hash_of(const struct ms_scanner *scanner, uint64_t page)
 {
     uint64_t hash = ms_hash_page(ms_ram_page(scanner, page));
-    enum stability stability = remember(scanner, page, hash);
-    bool is_zero = hash == scanner->zero_hash && ms_is_zero_page(ms_ram_page(scanner, page));
-    uint64_t block = is_zero ? NO_BLOCK : find_block(scanner, page, hash);
 
-    if (block != NO_BLOCK)
-        ms_merge_add(scanner, MS_FROM_TEMPLATE, page, (uint32_t)block);
-    else if (stability == FRESH)
-        scanner->pass_fresh++;
-    else if (stability == CHANGED)
-        ms_pages_back_off(&scanner->pages, page, MS_BACKOFF_MAX);
-    else if (is_zero)
+    return hash ? hash : 1; /* 0 is for pages not looked at */
+}
+
+static bool is_zero(const struct ms_scanner *scanner, uint64_t page, uint64_t hash)
+{
+    return hash == scanner->zero_hash && ms_is_zero_page(ms_ram_page(scanner, page));
+}
+
+/* A page that stood still: whose is it? */
+static void find_source(struct ms_scanner *scanner, uint64_t page, uint64_t hash)
+{
+    uint64_t block;
+
+    scanner->pages.state[page] |= MS_DONE;
+    if (is_zero(scanner, page, hash)) {
         ms_merge_add(scanner, MS_FROM_ZERO, page, 0);
+    } else if (lineage_has(scanner, page)) {
+        ms_merge_add(scanner, MS_FROM_LINEAGE, page, (uint32_t)page);
+    } else {
+        block = find_block(scanner, page, hash);
+        if (block != NO_BLOCK)
+            ms_merge_add(scanner, MS_FROM_TEMPLATE, page, (uint32_t)block);
+        else
+            offer(scanner, page, hash);
+    }
+}
+
+/* The kernel does not say whether it was written: it must have the same hash twice. A template
+ * block goes at once, because a page just read from disk is the best candidate there is. */
+static void look_at_hash(struct ms_scanner *scanner, uint64_t page)
+{
+    struct ms_pages *pages = &scanner->pages;
+    uint64_t before = pages->hash[page];
+    uint64_t hash = hash_of(scanner, page);
+
+    if (before == hash) {
+        if (!(pages->state[page] & MS_HINTED))
+            find_source(scanner, page, hash);
+        else
+            ms_pages_back_off(pages, page, MS_BACKOFF_IDLE);
+        return;
+    }
+    take_back(scanner, page);
+    pages->hash[page] = hash;
+    if (!is_zero(scanner, page, hash) && find_block(scanner, page, hash) != NO_BLOCK)
+        find_source(scanner, page, hash);
+    else if (before)
+        ms_pages_back_off(pages, page, MS_BACKOFF_MAX);
     else
-        offer(scanner, page, hash);
+        scanner->pass_fresh++;
+}
+
+/* What is to be done about the protection of a page. */
+enum arming {
+    ARM_EITHER, /* it makes no difference */
+    ARM_IT,
+    ARM_NOT, /* written, and not to be armed: the guest would pay for it */
+};
+
+static enum arming look_at_writes(struct ms_scanner *scanner, uint64_t page, bool written, bool due)
+{
+    struct ms_pages *pages = &scanner->pages;
+
+    if (!written) {
+        if (due && !(pages->state[page] & MS_DONE)) {
+            pages->hash[page] = hash_of(scanner, page);
+            find_source(scanner, page, pages->hash[page]);
+        }
+        return ARM_EITHER;
+    }
+    take_back(scanner, page);
+    if (pages->state[page] & MS_ARMED)
+        ms_pages_back_off(pages, page, MS_BACKOFF_MAX);
+    ms_pages_clear(pages, page, MS_ARMED | MS_DONE);
+    if (!due)
+        return ARM_NOT;
+    pages->state[page] |= MS_ARMED;
+    if (ms_backoff(pages, page) < MS_BACKOFF_NEWS)
+        scanner->pass_fresh++;
+    return ARM_IT;
 }
 
 /* Our own memory; or, after a change of the connection, pages of the old pool. */
-static bool is_candidate(const struct ms_scanner *scanner, uint64_t page, uint8_t class)
+static bool is_candidate(const struct ms_scanner *scanner, uint64_t page, enum ms_class class)
 {
     return class == MS_OWN ||
            (class == MS_FILE && ms_kind_of(ms_where(&scanner->pages, page)) == MS_OLD);
@@ -279,7 +388,7 @@ static void scan_hint(struct ms_scanner *scanner, uint64_t page, uint64_t block,
     if (look_at_tables(scanner, page, n) < 0)
         return;
     for (uint64_t i = 0; i < n; i++) {
-        if (!is_candidate(scanner, page + i, scanner->window_class[i]))
+        if (!is_candidate(scanner, page + i, class_at(scanner, i)))
             continue;
         if (scanner->config.tmpl.hash[block + i] == scanner->zero_hash)
             continue; /* a hole of the disk: the pass drops the page when it stays zero */
@@ -305,63 +414,95 @@ void ms_scan_hints(struct ms_scanner *scanner)
     ms_merge_flush(scanner);
 }
 
-/* Another guest has these pages too, the daemon says. */
-static void scan_look(struct ms_scanner *scanner, uint32_t page, uint32_t n)
+/* Another guest published these pages, which stand in a row; the references are ours. */
+static void scan_look(struct ms_scanner *scanner, const struct ms_look *look, uint32_t n)
 {
-    if (look_at_tables(scanner, page, n) < 0)
-        return;
-    for (uint32_t i = 0; i < n; i++)
-        if (is_candidate(scanner, page + i, scanner->window_class[i]))
-            look_at_page(scanner, page + i);
+    bool known = look->page < scanner->n_pages && n <= scanner->n_pages - look->page &&
+                 look_at_tables(scanner, look->page, n) == 0;
+
+    for (uint32_t i = 0; i < n; i++) {
+        uint64_t page = look[i].page;
+
+        if (known && is_candidate(scanner, page, class_at(scanner, i)) &&
+            still_mergeable(scanner, page))
+            ms_merge_add(scanner, MS_FROM_POOL, page, look[i].slot);
+        else
+            ms_link_drop(&scanner->link, look[i].slot);
+    }
+    scanner->looked += n;
 }
 
-/* They come at once, whatever their backoff. Unless they make a run too short to be merged: two
- * guests would call each other for ever. */
 void ms_scan_looks(struct ms_scanner *scanner)
 {
-    uint32_t shortest = ms_merge_shortest_run(scanner);
-    uint32_t page[MS_MAX_LOOK], count;
+    struct ms_look look[MS_MAX_LOOK];
+    uint32_t count;
 
     (void)ms_link_poll(&scanner->link);
-    count = ms_link_take_look(&scanner->link, page);
+    count = ms_link_take_look(&scanner->link, look);
     for (uint32_t i = 0; i < count;) {
         uint32_t n = 1;
 
-        while (i + n < count && page[i + n] == page[i] + n)
+        while (i + n < count && look[i + n].page == look[i].page + n)
             n++;
-        if (n >= shortest && page[i] < scanner->n_pages && n <= scanner->n_pages - page[i]) {
-            scan_look(scanner, page[i], n);
-            scanner->looked += n;
-        }
+        scan_look(scanner, &look[i], n);
         i += n;
     }
-    if (count) {
-        flush_offers(scanner);
+    if (count)
         ms_merge_flush(scanner);
+}
+
+/* Nothing of our own is there (any more). */
+static void look_at_nothing(struct ms_scanner *scanner, uint64_t page)
+{
+    take_back(scanner, page);
+    ms_pages_clear(&scanner->pages, page, MS_ARMED | MS_DONE);
+}
+
+static enum arming scan_page(struct ms_scanner *scanner, uint64_t page, uint8_t class,
+                             uint64_t pass)
+{
+    bool due = ms_pages_due(&scanner->pages, page, pass);
+
+    if (!is_candidate(scanner, page, (enum ms_class)(class & MS_CLASS_MASK))) {
+        look_at_nothing(scanner, page);
+        return ARM_EITHER;
     }
+    if (due)
+        ms_pages_set_skipped(&scanner->pages, page, false);
+    if (class & MS_TRACKED)
+        return look_at_writes(scanner, page, class & MS_WRITTEN, due);
+    if (due)
+        look_at_hash(scanner, page);
+    return ARM_EITHER;
+}
+
+static void arm(struct ms_scanner *scanner, uint64_t first, uint64_t end)
+{
+    if (end > first)
+        (void)ms_pagemap_arm(&scanner->pagemap, ms_ram_page(scanner, first), end - first);
 }
 
 static void scan_window(struct ms_scanner *scanner, uint64_t first, uint64_t n)
 {
     uint64_t pass = atomic_load(&scanner->passes);
-    unsigned looked = 0;
+    uint64_t arm_first = first, arm_end = first;
 
     if (look_at_tables(scanner, first, n) < 0)
         return;
     for (uint64_t i = 0; i < n; i++) {
-        uint8_t class = scanner->window_class[i];
-        bool candidate = is_candidate(scanner, first + i, class);
-
-        scanner->pass_resident += class == MS_OWN || class == MS_FILE;
-        if (candidate && !ms_pages_due(&scanner->pages, first + i, pass))
-            continue;
-        ms_pages_set_skipped(&scanner->pages, first + i, false);
-        if (!candidate)
-            continue;
-        look_at_page(scanner, first + i);
-        if (++looked % PAY_EVERY == 0)
+        scanner->pass_resident += class_at(scanner, i) == MS_OWN || class_at(scanner, i) == MS_FILE;
+        switch (scan_page(scanner, first + i, scanner->window_class[i], pass)) {
+        case ARM_IT: arm_end = first + i + 1; break;
+        case ARM_NOT:
+            arm(scanner, arm_first, arm_end);
+            arm_first = arm_end = first + i + 1;
+            break;
+        case ARM_EITHER: break;
+        }
+        if (i % PAY_EVERY == PAY_EVERY - 1)
             ms_scanner_pay(scanner);
     }
+    arm(scanner, arm_first, arm_end);
 }
 
 void ms_scan_pass(struct ms_scanner *scanner)

@@ -20,9 +20,11 @@
 #include "memshare/ms-hash.h"
 
 #define MS(x)            ((uint64_t)(x)*1000000)
-#define PASS_SOON        MS(100)  /* the time a page must stand still to be worth merging */
+#define PASS_SOON        MS(20)   /* the time a page must stand still to be worth merging, */
+#define PASS_BUSY        MS(160)  /* doubling up to this while the guest makes news all the time */
 #define PASS_IDLE        MS(1000) /* when there was nothing to do, doubling up to: */
-#define PASS_RARE        MS(4000)
+#define PASS_RARE        MS(16000)
+#define GROWTH_FRACTION  64 /* 1/64 of resident more memory of our own: look at once */
 #define SWEEP_EVERY      MS(1000)
 #define HINT_GATHER      MS(10) /* device reads come in swarms */
 #define WRITING_FRACTION 1000   /* more than 1/1000 of resident split: sweep until the next pass */
@@ -43,16 +45,19 @@ static int check_config(const struct ms_scanner_config *config)
     return 0;
 }
 
-static int open_all(struct ms_scanner *scanner, bool allow_scan)
+static int open_all(struct ms_scanner *scanner, enum ms_pagemap_allow allow)
 {
     int r = ms_pages_init(&scanner->pages, scanner->n_pages);
 
     if (r < 0)
         return r;
     scanner->offers.page = malloc((size_t)MS_MAX_PUBLISH * MS_PAGE_SIZE);
-    if (!scanner->offers.page)
+    scanner->batch.content = malloc((size_t)(MS_BATCH_PAGES + MS_RUN_MAX) * MS_PAGE_SIZE);
+    if (!scanner->offers.page || !scanner->batch.content)
         return -ENOMEM;
-    r = ms_pagemap_open(&scanner->pagemap, scanner->ram, allow_scan);
+    if (scanner->config.lineage.fd > 0)
+        ms_pages_set(&scanner->pages, 0, scanner->n_pages, MS_LINEAGE, 0);
+    r = ms_pagemap_open(&scanner->pagemap, scanner->ram, scanner->config.ram_bytes, allow);
     if (r < 0)
         return r;
     scanner->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -60,7 +65,7 @@ static int open_all(struct ms_scanner *scanner, bool allow_scan)
 }
 
 int ms_scanner_new_with(struct ms_scanner **ret_scanner, const struct ms_scanner_config *config,
-                        bool allow_scan)
+                        enum ms_pagemap_allow allow)
 {
     static const uint8_t zero[MS_PAGE_SIZE];
     struct ms_scanner *scanner;
@@ -75,15 +80,14 @@ int ms_scanner_new_with(struct ms_scanner **ret_scanner, const struct ms_scanner
     scanner->ram = config->ram;
     scanner->n_pages = config->ram_bytes / MS_PAGE_SIZE;
     scanner->zero_hash = ms_hash_page(zero);
-    scanner->pagemap.fd = -1;
+    scanner->pagemap.fd = scanner->pagemap.uffd = scanner->pagemap.statm = -1;
     scanner->wake = -1;
     scanner->connect_sock = -1;
     scanner->connect_pool_fd = -1;
-    scanner->interval_ns = PASS_SOON;
     pthread_mutex_init(&scanner->connect_lock, NULL);
     ms_hints_init(&scanner->hints);
     ms_budget_init(&scanner->budget, config->budget_percent);
-    r = open_all(scanner, allow_scan);
+    r = open_all(scanner, allow);
     ms_link_init(&scanner->link, scanner->wake, ms_scanner_interrupted, scanner);
     if (r < 0) {
         ms_scanner_free(scanner);
@@ -95,7 +99,7 @@ int ms_scanner_new_with(struct ms_scanner **ret_scanner, const struct ms_scanner
 
 int ms_scanner_new(struct ms_scanner **ret_scanner, const struct ms_scanner_config *config)
 {
-    return ms_scanner_new_with(ret_scanner, config, true);
+    return ms_scanner_new_with(ret_scanner, config, MS_ALLOW_ALL);
 }
 
 static void close_fd(int fd)
@@ -126,6 +130,7 @@ void ms_scanner_free(struct ms_scanner *scanner)
     ms_hints_destroy(&scanner->hints);
     pthread_mutex_destroy(&scanner->connect_lock);
     free(scanner->offers.page);
+    free(scanner->batch.content);
     free(scanner);
 }
 
@@ -197,6 +202,7 @@ static int map_anonymous(struct ms_scanner *scanner, uint64_t page, uint64_t n)
         return 0;
     }
     (void)madvise(ram, length, MADV_NOHUGEPAGE); /* like its neighbours, or it cannot join them */
+    ms_pagemap_track(&scanner->pagemap, ram, n);
     /* Only now: once the scanner sees the bit, the slot may be given to somebody else. */
     for (uint64_t p = page; p < page + n; p++)
         atomic_fetch_or_explicit(&scanner->pages.gone[p / 64], (uint64_t)1 << (p % 64),
@@ -318,7 +324,7 @@ static bool take_connection(struct ms_scanner *scanner)
     retire_link(scanner);
     ms_pages_pool_to_old(&scanner->pages);
     /* Everything is worth an offer again. */
-    ms_pages_forget_backoff(&scanner->pages);
+    ms_pages_forget_state(&scanner->pages);
     if (sock < 0)
         close_fd(pool_fd);
     else if (ms_link_open(&scanner->link, sock, pool_fd, scanner->n_pages) == 0)
@@ -341,12 +347,23 @@ static void finish_pass(struct ms_scanner *scanner)
     else
         scanner->quiet_passes++;
     atomic_store(&scanner->settled, scanner->quiet_passes >= 2);
-    if (scanner->quiet_passes < 2)
-        scanner->interval_ns = PASS_SOON;
+    scanner->anonymous = ms_pagemap_anonymous(&scanner->pagemap);
+    if (!scanner->quiet_passes && scanner->interval_ns < PASS_BUSY)
+        scanner->interval_ns = scanner->interval_ns ? 2 * scanner->interval_ns : PASS_SOON;
+    else if (scanner->quiet_passes < 2)
+        scanner->interval_ns = scanner->quiet_passes ? PASS_SOON : PASS_BUSY;
     else if (scanner->interval_ns < PASS_IDLE)
         scanner->interval_ns = PASS_IDLE;
     else if (scanner->interval_ns < PASS_RARE)
         scanner->interval_ns *= 2;
+}
+
+/* There is work again. */
+static void hurry(struct ms_scanner *scanner)
+{
+    scanner->quiet_passes = 0;
+    scanner->interval_ns = PASS_SOON;
+    atomic_store(&scanner->settled, false);
 }
 
 /* Many pages that another guest has too turned up: there is work again. */
@@ -355,9 +372,7 @@ static void take_looks(struct ms_scanner *scanner)
     ms_scan_looks(scanner);
     if (!scanner->looked || scanner->looked * QUIET_FRACTION < scanner->pass_resident)
         return;
-    scanner->quiet_passes = 0;
-    scanner->interval_ns = PASS_SOON;
-    atomic_store(&scanner->settled, false);
+    hurry(scanner);
 }
 
 /* After the tables were looked at, in a pass or a sweep. */
@@ -369,6 +384,15 @@ static void note_writing(struct ms_scanner *scanner)
     scanner->swept_splits = splits;
 }
 
+/* Has the guest taken much memory of its own since the last pass? */
+static bool has_grown(const struct ms_scanner *scanner)
+{
+    uint64_t now = ms_pagemap_anonymous(&scanner->pagemap);
+
+    return now > scanner->anonymous &&
+           (now - scanner->anonymous) * GROWTH_FRACTION > scanner->pass_resident;
+}
+
 /* So that references to pages that are private now do not stay until a rare pass. */
 static void sweep(struct ms_scanner *scanner)
 {
@@ -377,6 +401,8 @@ static void sweep(struct ms_scanner *scanner)
     ms_scan_sweep(scanner, with_tables);
     if (with_tables)
         note_writing(scanner);
+    if (atomic_load(&scanner->budget.percent) && has_grown(scanner))
+        hurry(scanner);
 }
 
 static void rest(struct ms_scanner *scanner, uint64_t until)
@@ -393,6 +419,7 @@ void ms_scanner_run(struct ms_scanner *scanner)
 {
     uint64_t passed = 0, swept = 0, now;
 
+    scanner->thread = pthread_self();
     ms_budget_start(&scanner->budget);
     while (!atomic_load(&scanner->stop)) {
         if (take_connection(scanner)) {

@@ -27,26 +27,27 @@
 
 #define MS_WINDOW           1024u /* pages classified at a time */
 #define MS_RUN_MAX          64u   /* pages of a run: one remap, so one step of a freeze */
-#define MS_BATCH_RUNS       32u   /* runs prepared for one freeze */
-#define MS_BATCH_PAGES      256u
+#define MS_BATCH_RUNS       64u   /* runs prepared at a time */
+#define MS_BATCH_PAGES      128u
 #define MS_DEFAULT_MAPPINGS 40000u
 #define MS_MAX_TOKENS       8u /* sockets of earlier connections kept open */
 
 /* What a run is to become. */
-enum ms_source { MS_FROM_ZERO, MS_FROM_TEMPLATE, MS_FROM_POOL };
+enum ms_source { MS_FROM_ZERO, MS_FROM_LINEAGE, MS_FROM_TEMPLATE, MS_FROM_POOL };
 
 struct ms_run {
     enum ms_source source;
     uint32_t n;
     uint64_t page;
-    uint32_t index;   /* template block or slot of its first page */
-    uint8_t *staging; /* the new mapping while it is prepared; NULL: none needed */
+    uint32_t index;   /* page of the memory image, template block or slot of its first page */
+    uint8_t *content; /* [n] pages in the batch's buffer */
     uint64_t done;    /* bit i: page + i was remapped */
 };
 
 struct ms_batch {
     uint32_t n;
-    uint32_t pages;
+    uint32_t pages, closed;               /* pages of all runs; of those that are complete */
+    uint8_t *content;                     /* [MS_BATCH_PAGES + MS_RUN_MAX] pages */
     struct ms_run run[MS_BATCH_RUNS + 1]; /* the last one is still open */
 };
 
@@ -68,6 +69,7 @@ struct ms_scanner {
     struct ms_pagemap pagemap; /* any thread */
     struct ms_budget budget;
     struct ms_link link;
+    pthread_t thread;      /* that runs the scanner */
     struct ms_hints hints; /* own lock */
     struct ms_batch batch;
     struct ms_offers offers;
@@ -93,6 +95,7 @@ struct ms_scanner {
     uint64_t looked;       /* pages another guest has too, since the last pass ended */
     unsigned quiet_passes; /* in a row */
     uint64_t interval_ns;  /* until the next pass */
+    uint64_t anonymous;    /* pages of our own at the end of the last pass, roughly */
     uint64_t swept_splits; /* splits known when the tables were last looked at */
     bool writing;          /* many were found then: the guest is writing to what it shares */
 
@@ -136,8 +139,8 @@ static inline uint64_t ms_max_mappings(const struct ms_scanner *scanner)
     return scanner->config.max_mappings ? scanner->config.max_mappings : MS_DEFAULT_MAPPINGS;
 }
 
-/* As ms_scanner_new, but with a choice for tests: without the PAGEMAP_SCAN ioctl. */
+/* As ms_scanner_new, but with a choice for tests: with less help from the kernel. */
 int ms_scanner_new_with(struct ms_scanner **ret_scanner, const struct ms_scanner_config *config,
-                        bool allow_scan);
+                        enum ms_pagemap_allow allow);
 
 #endif

@@ -12,9 +12,9 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 
 #include "memshare/ms-hash.h"
 
@@ -33,13 +33,12 @@ __attribute__((format(printf, 2, 3))) static int broken(struct ms_client *client
 
 /* ---- sending ---- */
 
-static int send_numbers(struct ms_client *client, uint32_t type, uint32_t count)
+static int send_out(struct ms_client *client, uint32_t type, uint32_t count, size_t length)
 {
-    struct ms_msg_numbers *out = &client->pool->out;
-    size_t length = sizeof(out->head) + count * sizeof(out->number[0]);
+    struct ms_pool *pool = client->pool;
 
-    out->head = (struct ms_msg_head){.type = type, .count = count};
-    if (send(client->sock, out, length, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)
+    pool->out.head = (struct ms_msg_head){.type = type, .count = count};
+    if (send(client->sock, &pool->out, length, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)
         return 0;
     return -errno;
 }
@@ -47,23 +46,29 @@ static int send_numbers(struct ms_client *client, uint32_t type, uint32_t count)
 /* An honest client waits for each answer, so there is always room for it. */
 static int send_answer(struct ms_client *client, uint32_t count)
 {
-    int r = send_numbers(client, MS_MSG_ANSWER, count);
+    int r = send_out(client, MS_MSG_ANSWER, count,
+                     offsetof(struct ms_msg_numbers, number) + count * sizeof(uint32_t));
 
     if (r == -EAGAIN || r == -ENOBUFS)
         return broken(client, "does not read its answers");
     return r == -EPIPE ? -ECONNRESET : r;
 }
 
-/* Tells the client of pages that are worth another look, unless it still has such a message. Only a
- * hint: an error here shows again when the client itself is served. */
+/* Tells the client of pages that it can have from the pool, unless it still has such a message. An
+ * error shows again when the client itself is served. */
 static void send_look(struct ms_client *client)
 {
-    if (client->look_sent || !client->n_look)
+    uint32_t n = client->n_look < MS_MAX_LOOK ? client->n_look : MS_MAX_LOOK;
+    size_t bytes = n * sizeof(client->look[0]);
+
+    if (client->look_sent || !n)
         return;
-    memcpy(client->pool->out.number, client->look, client->n_look * sizeof(client->look[0]));
-    if (send_numbers(client, MS_MSG_LOOK, client->n_look) == 0)
-        client->look_sent = true;
-    client->n_look = 0;
+    memcpy(client->pool->out.look.look, client->look, bytes);
+    if (send_out(client, MS_MSG_LOOK, n, offsetof(struct ms_msg_look, look) + bytes) < 0)
+        return;
+    client->look_sent = true;
+    client->n_look -= n;
+    memmove(client->look, client->look + n, client->n_look * sizeof(client->look[0]));
 }
 
 static void send_looks(struct ms_pool *pool)
@@ -76,56 +81,92 @@ static void send_looks(struct ms_pool *pool)
             send_look(pool->client[id]);
 }
 
-/* The first to offer a page that has a slot now should offer it again. */
-static void note_look(struct ms_pool *pool, uint16_t id, uint32_t page)
+/* At most one for each page it has offered and not taken back. */
+static bool room_for_look(struct ms_client *client)
+{
+    uint32_t size = client->look_size ? 2 * client->look_size : MS_MAX_LOOK;
+    struct ms_look *grown;
+
+    if (client->n_look < client->look_size)
+        return true;
+    if (client->look_size >= client->ram_pages)
+        return false;
+    grown = realloc(client->look, size * sizeof(*grown));
+    if (!grown)
+        return false;
+    client->look = grown;
+    client->look_size = size;
+    return true;
+}
+
+/* The first to offer a page that has a slot now gets a reference to it. Without room for that the
+ * page stays as it is until it changes. */
+static void note_look(struct ms_pool *pool, uint16_t id, uint32_t page, uint32_t slot)
 {
     struct ms_client *client = id < pool->n_ids ? pool->client[id] : NULL;
 
-    if (!client || client->n_look == MS_MAX_LOOK)
-        return; /* it will come by itself, later */
-    client->look[client->n_look++] = page;
+    if (!client || client->slots.total >= client->ram_pages + MS_REF_SLACK / 2 ||
+        !room_for_look(client) || !ms_client_ref_slot(client, slot))
+        return;
+    client->look[client->n_look++] = (struct ms_look){.page = page, .slot = slot};
     pool->look_pending = true;
 }
 
 /* ---- OFFER ---- */
 
-/* One more reference of this client; false: no memory for the count, so it must not map it. */
-static bool grant(struct ms_client *client, uint32_t slot)
+/* Remembers the offer. False: no room, or this client has more than its share. */
+static bool add_hint(struct ms_client *client, const struct ms_offer *offer)
 {
     struct ms_pool *pool = client->pool;
 
-    if (pool->store.refs[slot] == UINT32_MAX || ms_refs_add(&client->slots, slot) < 0)
+    if (client->n_hints >= client->ram_pages ||
+        ms_index_add_unique(&pool->index, offer->hash, client->id, offer->page) < 0)
         return false;
-    pool->store.refs[slot]++;
-    pool->mapped_pages++;
+    client->n_hints++;
     return true;
 }
 
-static uint32_t answer_offer(struct ms_client *client, const struct ms_offer *offer)
+/* The offer became a slot: it is no longer counted as its client's. */
+static void forget_hint(struct ms_pool *pool, const struct ms_entry *entry)
 {
-    struct ms_pool *pool = client->pool;
-    struct ms_entry *entry = ms_index_find(&pool->index, offer->hash);
-
-    if (!entry) {
-        /* Without room the page is simply not found next time. */
-        (void)ms_index_add_unique(&pool->index, offer->hash, client->id, offer->page);
-        return MS_SLOT_UNIQUE;
-    }
-    if (entry->kind == MS_ENTRY_SLOT)
-        return grant(client, entry->value) ? entry->value : MS_SLOT_UNIQUE;
-    if (entry->client == client->id && entry->value == offer->page) {
-        entry->epoch = pool->index.epoch;
-        return MS_SLOT_UNIQUE;
-    }
-    return pool->store.used < pool->store.max_slots ? MS_SLOT_PUBLISH : MS_SLOT_UNIQUE;
+    if (entry->kind == MS_ENTRY_UNIQUE && pool->client[entry->client])
+        pool->client[entry->client]->n_hints--;
 }
 
-static int check_offer(struct ms_client *client, const struct ms_msg_offer *msg)
+static uint32_t ask_for(struct ms_client *client, struct ms_entry *entry)
 {
-    uint64_t limit = client->ram_pages + MS_REF_SLACK;
+    struct ms_pool *pool = client->pool;
 
-    if (client->slots.total + msg->head.count > limit)
-        return broken(client, "holds more references than it has pages");
+    if (pool->store.used >= pool->store.max_slots)
+        return MS_SLOT_FULL;
+    if (entry->mark == pool->serial)
+        return MS_SLOT_AGAIN;
+    entry->mark = pool->serial;
+    return MS_SLOT_PUBLISH;
+}
+
+/* `run`: so many offers from this one on are of the same content in consecutive pages. */
+static uint32_t answer_offer(struct ms_client *client, const struct ms_offer *offer, uint32_t run)
+{
+    struct ms_pool *pool = client->pool;
+    bool hide = pool->timing == MS_TIMING_HIDE;
+    struct ms_entry *entry = ms_index_find(&pool->index, offer->hash);
+
+    if (entry && entry->kind == MS_ENTRY_SLOT)
+        return ms_fan_grant(client, entry, offer->page, run);
+    if (!entry) {
+        if (!add_hint(client, offer))
+            return MS_SLOT_FULL;
+        entry = ms_index_find(&pool->index, offer->hash);
+        entry->mark = 0;
+    } else if (entry->client != client->id || entry->value != offer->page) {
+        return ask_for(client, entry);
+    }
+    return hide ? ask_for(client, entry) : MS_SLOT_UNIQUE;
+}
+
+static int check_offers(struct ms_client *client, const struct ms_msg_offer *msg)
+{
     for (uint32_t i = 0; i < msg->head.count; i++)
         if (msg->offer[i].page >= client->ram_pages || msg->offer[i].reserved)
             return broken(client, "offers page %u of %llu", msg->offer[i].page,
@@ -133,20 +174,51 @@ static int check_offer(struct ms_client *client, const struct ms_msg_offer *msg)
     return 0;
 }
 
+static uint32_t run_at(const struct ms_msg_offer *msg, uint32_t i)
+{
+    const struct ms_offer *first = &msg->offer[i];
+    uint32_t n = 1;
+
+    while (i + n < msg->head.count && first[n].hash == first->hash &&
+           first[n].page == first->page + n)
+        n++;
+    return n;
+}
+
 static int serve_offer(struct ms_client *client, const struct ms_msg_offer *msg)
 {
-    struct ms_msg_numbers *out = &client->pool->out;
-    int r = check_offer(client, msg);
+    struct ms_pool *pool = client->pool;
+    uint32_t *answer = pool->out.numbers.number;
+    uint32_t run = 0;
+    int r = check_offers(client, msg);
 
     if (r < 0)
         return r;
+    if (client->slots.total + msg->head.count > client->ram_pages + MS_REF_SLACK)
+        return broken(client, "holds more references than it has pages");
     client->n_offered = msg->head.count;
-    for (uint32_t i = 0; i < msg->head.count; i++) {
-        out->number[i] = answer_offer(client, &msg->offer[i]);
-        client->wanted[i] = out->number[i] == MS_SLOT_PUBLISH;
+    pool->serial = pool->serial == UINT8_MAX ? 1 : (uint8_t)(pool->serial + 1);
+    for (uint32_t i = 0; i < msg->head.count; i++, run--) {
+        if (!run)
+            run = run_at(msg, i);
+        answer[i] = answer_offer(client, &msg->offer[i], run);
+        client->wanted[i] = answer[i] == MS_SLOT_PUBLISH;
         client->wanted_hash[i] = msg->offer[i].hash;
+        client->wanted_page[i] = msg->offer[i].page;
     }
     return send_answer(client, msg->head.count);
+}
+
+/* What was never offered, or has a slot by now, is nothing to take back. */
+static int serve_withdraw(struct ms_client *client, const struct ms_msg_offer *msg)
+{
+    int r = check_offers(client, msg);
+
+    for (uint32_t i = 0; r == 0 && i < msg->head.count; i++)
+        if (ms_index_withdraw(&client->pool->index, msg->offer[i].hash, client->id,
+                              msg->offer[i].page))
+            client->n_hints--;
+    return r;
 }
 
 /* ---- PUBLISH ---- */
@@ -169,32 +241,39 @@ static int check_publish(struct ms_client *client, const struct ms_msg_publish *
 static uint32_t store_page(struct ms_client *client, const void *page, uint64_t hash)
 {
     struct ms_pool *pool = client->pool;
-    struct ms_entry *entry = ms_index_find(&pool->index, hash);
-    struct ms_entry first = {.kind = MS_ENTRY_EMPTY};
     uint32_t slot;
 
-    if (entry)
-        first = *entry;
     if (ms_store_put(&pool->store, page, hash, &slot) < 0)
-        return MS_SLOT_UNIQUE;
-    if (ms_refs_add(&client->slots, slot) < 0 || ms_index_set_slot(&pool->index, hash, slot) < 0) {
-        ms_refs_sub(&client->slots, slot);
+        return MS_SLOT_FULL;
+    if (!ms_client_count_slot(client, slot)) {
         ms_store_unref(&pool->store, slot);
-        return MS_SLOT_UNIQUE;
+        return MS_SLOT_FULL;
     }
-    pool->mapped_pages++;
-    if (first.kind == MS_ENTRY_UNIQUE)
-        note_look(pool, first.client, first.value);
+    if (ms_index_set_slot(&pool->index, hash, slot) < 0) {
+        ms_client_unref_slot(client, slot);
+        return MS_SLOT_FULL;
+    }
     return slot;
 }
 
-static uint32_t publish_page(struct ms_client *client, const void *page, uint64_t hash)
+static uint32_t publish_page(struct ms_client *client, const void *page, uint32_t item)
 {
-    struct ms_entry *entry = ms_index_find(&client->pool->index, hash);
+    struct ms_pool *pool = client->pool;
+    uint64_t hash = client->wanted_hash[item];
+    struct ms_entry *entry = ms_index_find(&pool->index, hash);
+    struct ms_entry first = entry ? *entry : (struct ms_entry){.kind = MS_ENTRY_EMPTY};
+    uint32_t slot;
 
-    if (entry && entry->kind == MS_ENTRY_SLOT) /* somebody was faster */
-        return grant(client, entry->value) ? entry->value : MS_SLOT_UNIQUE;
-    return store_page(client, page, hash);
+    if (first.kind == MS_ENTRY_SLOT) /* somebody was faster */
+        return ms_fan_grant(client, entry, client->wanted_page[item], 1);
+    slot = store_page(client, page, hash);
+    if (slot > MS_MAX_INDEX)
+        return slot;
+    forget_hint(pool, &first);
+    if (first.kind == MS_ENTRY_UNIQUE &&
+        (first.client != client->id || first.value != client->wanted_page[item]))
+        note_look(pool, first.client, first.value, slot);
+    return slot;
 }
 
 static int serve_publish(struct ms_client *client, const struct ms_msg_publish *msg)
@@ -206,7 +285,7 @@ static int serve_publish(struct ms_client *client, const struct ms_msg_publish *
         return r;
     ms_store_seek_run(&pool->store, msg->head.count);
     for (uint32_t i = 0; i < msg->head.count; i++)
-        pool->out.number[i] = publish_page(client, msg->page[i], client->wanted_hash[msg->item[i]]);
+        pool->out.numbers.number[i] = publish_page(client, msg->page[i], msg->item[i]);
     r = send_answer(client, msg->head.count);
     send_looks(pool);
     return r;
@@ -291,6 +370,7 @@ static size_t expected_length(const struct ms_msg_head *head)
     case MS_MSG_HELLO: return count == 0 ? sizeof(struct ms_msg_hello) : 0;
     case MS_MSG_LOOKED: return count == 0 ? sizeof(struct ms_msg_head) : 0;
     case MS_MSG_OFFER:
+    case MS_MSG_WITHDRAW:
         return count && count <= MS_MAX_OFFER
                    ? offsetof(struct ms_msg_offer, offer) + count * sizeof(struct ms_offer)
                    : 0;
@@ -317,6 +397,7 @@ static int dispatch(struct ms_client *client)
     switch (pool->in.head.type) {
     case MS_MSG_HELLO: return serve_hello(client, &pool->in.hello);
     case MS_MSG_OFFER: return serve_offer(client, &pool->in.offer);
+    case MS_MSG_WITHDRAW: return serve_withdraw(client, &pool->in.offer);
     case MS_MSG_PUBLISH: return serve_publish(client, &pool->in.publish);
     case MS_MSG_DROP: return serve_drop(client, &pool->in.numbers);
     case MS_MSG_TEMPLATE_REF: return serve_template_ref(client, &pool->in.numbers);
@@ -347,10 +428,6 @@ static int serve_one(struct ms_client *client)
 
 int ms_client_serve(struct ms_client *client)
 {
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-    client->pool->index.epoch = (uint8_t)(now.tv_sec / MS_EPOCH_SECONDS);
     ms_pool_reap(client->pool);
     for (int i = 0; i < SERVE_MAX; i++) {
         int r = serve_one(client);

@@ -119,6 +119,23 @@ static int grow_tables(struct ms_store *store)
     return 0;
 }
 
+/* Sets the content of a free or reserved slot. */
+static int fill(struct ms_store *store, const void *page, uint64_t hash, uint32_t slot)
+{
+    ssize_t n;
+
+    ms_store_punch(store); /* before the slot could be one that still waits for it */
+    n = pwrite(store->fd, page, MS_PAGE_SIZE, (off_t)slot * MS_PAGE_SIZE);
+    if (n != MS_PAGE_SIZE)
+        return n < 0 ? -errno : -EIO;
+    store->refs[slot]++;
+    store->hash[slot] = hash;
+    store->used++;
+    if (slot >= store->n_slots)
+        store->n_slots = slot + 1;
+    return 0;
+}
+
 /* The first free slot from the cursor on; those from n_slots on are all free. max_slots: none. */
 static uint32_t find_free(const struct ms_store *store)
 {
@@ -127,7 +144,7 @@ static uint32_t find_free(const struct ms_store *store)
             return at;
     if (store->n_slots < store->max_slots)
         return store->n_slots;
-    for (uint32_t at = 0; store->used < store->n_slots; at++)
+    for (uint32_t at = 0; at < store->n_slots; at++)
         if (store->refs[at] == 0)
             return at;
     return store->max_slots;
@@ -160,30 +177,68 @@ static int reach(struct ms_store *store, uint32_t slot)
 int ms_store_put(struct ms_store *store, const void *page, uint64_t hash, uint32_t *ret_slot)
 {
     uint32_t slot = find_free(store);
-    ssize_t n;
-    int r;
+    int r = reach(store, slot);
 
-    r = reach(store, slot);
+    if (r == 0)
+        r = fill(store, page, hash, slot);
     if (r < 0)
         return r;
-    ms_store_punch(store); /* before the slot could be one that still waits for it */
-    n = pwrite(store->fd, page, MS_PAGE_SIZE, (off_t)slot * MS_PAGE_SIZE);
-    if (n != MS_PAGE_SIZE)
-        return n < 0 ? -errno : -EIO;
-    store->refs[slot] = 1;
-    store->hash[slot] = hash;
-    store->used++;
-    if (slot >= store->n_slots)
-        store->n_slots = slot + 1;
     store->cursor = slot + 1;
     *ret_slot = slot;
     return 0;
 }
 
+static void trim(struct ms_store *store)
+{
+    while (store->n_slots && store->refs[store->n_slots - 1] == 0)
+        store->n_slots--;
+}
+
+int ms_store_reserve(struct ms_store *store, uint32_t n, uint32_t *ret_slot)
+{
+    uint32_t slot;
+    int r;
+
+    ms_store_seek_run(store, n);
+    slot = store->cursor;
+    for (uint32_t i = 0; i < n; i++) {
+        r = reach(store, slot + i);
+        if (r < 0)
+            return r;
+        if (store->refs[slot + i])
+            return -ENOSPC; /* no row of that length is left */
+    }
+    for (uint32_t i = 0; i < n; i++)
+        store->refs[slot + i] = MS_RESERVED;
+    if (store->n_slots < slot + n)
+        store->n_slots = slot + n;
+    store->cursor = slot + n;
+    *ret_slot = slot;
+    return 0;
+}
+
+void ms_store_unreserve(struct ms_store *store, uint32_t slot, uint32_t n)
+{
+    for (uint32_t i = slot; i < slot + n; i++)
+        store->refs[i] &= ~MS_RESERVED;
+    trim(store);
+}
+
+int ms_store_copy(struct ms_store *store, uint32_t slot, uint32_t from)
+{
+    uint8_t page[MS_PAGE_SIZE];
+    ssize_t n = pread(store->fd, page, MS_PAGE_SIZE, (off_t)from * MS_PAGE_SIZE);
+
+    if (n != MS_PAGE_SIZE)
+        return n < 0 ? -errno : -EIO;
+    return fill(store, page, store->hash[from], slot);
+}
+
 uint32_t ms_store_unref(struct ms_store *store, uint32_t slot)
 {
-    if (--store->refs[slot])
-        return store->refs[slot];
+    store->refs[slot]--;
+    if (ms_store_refs(store, slot))
+        return ms_store_refs(store, slot);
     store->used--;
     if (store->punch_n && slot == store->punch_first + store->punch_n) {
         store->punch_n++;
@@ -192,8 +247,7 @@ uint32_t ms_store_unref(struct ms_store *store, uint32_t slot)
         store->punch_first = slot;
         store->punch_n = 1;
     }
-    while (store->n_slots && store->refs[store->n_slots - 1] == 0)
-        store->n_slots--;
+    trim(store);
     return 0;
 }
 

@@ -5,11 +5,17 @@
  * Written with pwrite and never mapped by the daemon, so that the kernel's map counts are those of
  * the guests alone. A slot is in use while its count of references is not zero; what becomes free
  * is punched out at once. Content of a slot in use never changes.
+ *
+ * A row of slots may be reserved: they are not given to other content although they are not in use,
+ * and hold no memory until they are written.
  */
 #ifndef MS_STORE_H
 #define MS_STORE_H
 
 #include <stdint.h>
+
+#define MS_RESERVED (1u << 31)
+#define MS_MAX_REFS (MS_RESERVED - 1)
 
 struct ms_store {
     int fd;
@@ -19,7 +25,7 @@ struct ms_store {
     uint32_t used;
     uint32_t cursor; /* where the next slot is looked for */
     uint32_t capacity;
-    uint32_t *refs;
+    uint32_t *refs; /* MS_RESERVED, and the count; read it with ms_store_refs */
     uint64_t *hash;
     uint32_t punch_first, punch_n; /* freed, not yet punched out */
 };
@@ -32,6 +38,18 @@ uint64_t ms_store_table_bytes(const struct ms_store *store);
 void ms_store_seek_run(struct ms_store *store, uint32_t n);
 /* Stores a page in a new slot with one reference. 0, -ENOSPC, -ENOMEM or the error of writing. */
 int ms_store_put(struct ms_store *store, const void *page, uint64_t hash, uint32_t *ret_slot);
+
+/* Reserves `n` free slots in a row. 0, -ENOSPC or -ENOMEM. */
+int ms_store_reserve(struct ms_store *store, uint32_t n, uint32_t *ret_slot);
+void ms_store_unreserve(struct ms_store *store, uint32_t slot, uint32_t n);
+/* Writes a copy of slot `from` into `slot`, a reserved one that is not in use; it then has one
+ * reference. 0 or -errno. */
+int ms_store_copy(struct ms_store *store, uint32_t slot, uint32_t from);
+
+static inline uint32_t ms_store_refs(const struct ms_store *store, uint32_t slot)
+{
+    return store->refs[slot] & MS_MAX_REFS;
+}
 
 /* Takes one reference away. Returns how many are left; at 0 the slot is free and its hash gone. */
 uint32_t ms_store_unref(struct ms_store *store, uint32_t slot);

@@ -1,20 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Merging, splitting and giving back, with guests as threads of this process. Each test runs with
- * the PAGEMAP_SCAN ioctl and without.
+ * all help from the kernel, without tracking of writes, and without the PAGEMAP_SCAN ioctl.
  */
 #include "memshare/pool.h"
 #include "tests/unit/test-memshare.h"
 
-static bool with_scan(void **state)
+static enum ms_pagemap_allow allowed(void **state)
 {
-    return *state == NULL;
-}
-
-static int use_entries(void **state)
-{
-    *state = (void *)1;
-    return 0;
+    return *state ? *(enum ms_pagemap_allow *)*state : MS_ALLOW_ALL;
 }
 
 static void fill(struct guest *guest, uint64_t page, uint64_t n, uint64_t first)
@@ -38,7 +32,7 @@ static void test_zero_pages_are_dropped(void **state)
     memset(guest.ram, 0, 512 * PAGE);
     fill(&guest, 600, 3, 1);
     guest.ram[100 * PAGE + 4095] = 1; /* zero but for its last byte */
-    guest_start(&guest, NULL, 0, with_scan(state));
+    guest_start(&guest, NULL, 0, allowed(state));
     WAIT_FOR(guest_ledger(&guest).settled);
     assert_int_equal(guest_ledger(&guest).private_, 4 * PAGE);
     assert_int_equal(guest_ledger(&guest).merges, 511);
@@ -60,7 +54,7 @@ static void test_template_pages(void **state)
     fill(&guest, 0, 300, 1000);
     fill(&guest, 400, 10, 1500); /* blocks 500.. */
     fill(&guest, 500, 5, 7);     /* not on the disk */
-    guest_start(&guest, &disk.tmpl, 0, with_scan(state));
+    guest_start(&guest, &disk.tmpl, 0, allowed(state));
     WAIT_FOR(guest_ledger(&guest).settled);
     assert_int_equal(guest_ledger(&guest).template_, 310 * PAGE);
     assert_int_equal(guest_ledger(&guest).private_, 5 * PAGE);
@@ -95,7 +89,7 @@ static void test_template_hints(void **state)
     guest_init(&guest, 512);
     fill(&guest, 10, 100, 1100);
     fill(&guest, 110, 1, 5); /* the hint is wrong about this one */
-    guest_start(&guest, &disk.tmpl, 0, with_scan(state));
+    guest_start(&guest, &disk.tmpl, 0, allowed(state));
     ms_scanner_hint_template(guest.scanner, 10, 101, 100);
     ms_scanner_hint_template(guest.scanner, 10, 1000, 100); /* out of range: ignored */
     ms_scanner_hint_template(guest.scanner, 10, 10, 510);
@@ -116,7 +110,7 @@ static void start_two(struct rig *rig, struct guest guest[2], uint64_t n, void *
     fill(&guest[0], n / 2, n / 8, 100000);
     fill(&guest[1], 0, n / 8, 200000);
     for (int i = 0; i < 2; i++) {
-        guest_start(&guest[i], NULL, 0, with_scan(state));
+        guest_start(&guest[i], NULL, 0, allowed(state));
         guest_connect(&guest[i], rig, i, 0);
     }
 }
@@ -210,7 +204,7 @@ static void test_equal_pages_of_one_guest(void **state)
     guest_init(&guest, 1024);
     for (uint64_t p = 0; p < 500; p++)
         fill_page(guest.ram + p * PAGE, p % 5);
-    guest_start(&guest, NULL, 0, with_scan(state));
+    guest_start(&guest, NULL, 0, allowed(state));
     guest_connect(&guest, &rig, 0, 0);
     WAIT_FOR(guest_ledger(&guest).pool == 500 * PAGE);
     assert_int_equal(rig_stats(&rig).slots, 5);
@@ -232,7 +226,7 @@ static void test_template_counts(void **state)
     for (int i = 0; i < 2; i++) {
         guest_init(&guest[i], 512);
         fill(&guest[i], (uint64_t)i * 50, 400, 1000);
-        guest_start(&guest[i], &disk.tmpl, 0, with_scan(state));
+        guest_start(&guest[i], &disk.tmpl, 0, allowed(state));
         guest_connect(&guest[i], &rig, i, 512);
     }
     for (int i = 0; i < 2; i++)
@@ -295,7 +289,7 @@ static void test_mappings_are_a_budget(void **state)
         for (uint64_t p = 0; p < n - 512; p++)
             fill_page(guest[i].ram + p * PAGE, p % 2 ? p : p + (uint64_t)(i + 1) * 1000000);
         fill(&guest[i], n - 512, 512, 500000);
-        guest_start(&guest[i], NULL, budget, with_scan(state));
+        guest_start(&guest[i], NULL, budget, allowed(state));
         guest_connect(&guest[i], &rig, i, 0);
     }
     /* Pages that one guest skips may turn unique for the other, so only the sum is sure. */
@@ -402,7 +396,7 @@ static void test_busy_devices_only_delay(void **state)
     guest_init(&guest, 64);
     memset(guest.ram, 0, 64 * PAGE);
     atomic_store(&guest.busy, true);
-    guest_start(&guest, NULL, 0, with_scan(state));
+    guest_start(&guest, NULL, 0, allowed(state));
     WAIT_FOR(atomic_load(&guest.freezes) > 20);
     assert_int_equal(guest_ledger(&guest).merges, 0);
     atomic_store(&guest.busy, false);
@@ -419,7 +413,7 @@ static void test_budget_zero_stands_still(void **state)
     memset(guest.ram, 0, 64 * PAGE);
     config.ram = guest.ram;
     config.ram_bytes = 64 * PAGE;
-    assert_int_equal(ms_scanner_new_with(&guest.scanner, &config, with_scan(state)), 0);
+    assert_int_equal(ms_scanner_new_with(&guest.scanner, &config, allowed(state)), 0);
     assert_int_equal(pthread_create(&guest.thread, NULL, guest_scan, &guest), 0);
     assert_int_equal(guest_ledger(&guest).private_, 64 * PAGE);
     ms_scanner_set_budget(guest.scanner, 50);
@@ -460,29 +454,31 @@ static void test_wrong_configuration(void **state)
     munmap(ram - PAGE, 6 * PAGE);
 }
 
-#define BOTH(test)                                                   \
-    cmocka_unit_test(test),                                          \
-    {                                                                \
-#test " without PAGEMAP_SCAN", test, use_entries, NULL, NULL \
+static enum ms_pagemap_allow scan = MS_ALLOW_SCAN, entries = MS_ALLOW_ENTRIES;
+
+#define EACH(test)                                                                \
+    cmocka_unit_test(test), {#test " without tracking", test, NULL, NULL, &scan}, \
+    {                                                                             \
+#test " without PAGEMAP_SCAN", test, NULL, NULL, &entries                 \
     }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        BOTH(test_zero_pages_are_dropped),
-        BOTH(test_template_pages),
-        BOTH(test_template_hints),
-        BOTH(test_pool_pages),
-        BOTH(test_splits_return_slots),
-        BOTH(test_equal_pages_of_one_guest),
-        BOTH(test_template_counts),
-        BOTH(test_discard_shows_nothing),
-        BOTH(test_mappings_are_a_budget),
-        BOTH(test_pool_of_a_new_daemon),
-        BOTH(test_old_pool_keeps_what_is_mapped),
-        BOTH(test_detached_while_alive),
-        BOTH(test_busy_devices_only_delay),
-        BOTH(test_budget_zero_stands_still),
+        EACH(test_zero_pages_are_dropped),
+        EACH(test_template_pages),
+        EACH(test_template_hints),
+        EACH(test_pool_pages),
+        EACH(test_splits_return_slots),
+        EACH(test_equal_pages_of_one_guest),
+        EACH(test_template_counts),
+        EACH(test_discard_shows_nothing),
+        EACH(test_mappings_are_a_budget),
+        EACH(test_pool_of_a_new_daemon),
+        EACH(test_old_pool_keeps_what_is_mapped),
+        EACH(test_detached_while_alive),
+        EACH(test_busy_devices_only_delay),
+        EACH(test_budget_zero_stands_still),
         cmocka_unit_test(test_wrong_configuration),
     };
 

@@ -49,7 +49,7 @@ static void run_guest(int sock, int pool_fd, const struct ms_template *tmpl, uin
 
     if (stress_init(&s, PAGES, seed) < 0)
         _exit(2);
-    guest_start(&s.guest, tmpl, 2000, seed != 2);
+    guest_start(&s.guest, tmpl, 2000, (enum ms_pagemap_allow)(seed % 3));
     if (ms_scanner_connect(s.guest.scanner, sock, pool_fd) < 0)
         _exit(2);
     stress_start(&s);
@@ -194,7 +194,7 @@ static void test_daemon_comes_and_goes(void **state)
     rig_start(&rig);
     for (int i = 0; i < 2; i++) {
         assert_int_equal(stress_init(&s[i], PAGES, (uint64_t)i + 10), 0);
-        guest_start(&s[i].guest, &disk.tmpl, 2000, true);
+        guest_start(&s[i].guest, &disk.tmpl, 2000, MS_ALLOW_ALL);
         guest_connect(&s[i].guest, &rig, i, STRESS_DISK);
         stress_start(&s[i]);
     }

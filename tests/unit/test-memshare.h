@@ -211,7 +211,7 @@ static void *guest_scan(void *opaque)
 
 /* Starts the scanner; adjust: changes the configuration first. */
 static inline void guest_start(struct guest *guest, const struct ms_template *tmpl,
-                               uint64_t max_mappings, bool allow_scan)
+                               uint64_t max_mappings, enum ms_pagemap_allow allow)
 {
     struct ms_scanner_config config = {
         .ram = guest->ram,
@@ -225,7 +225,7 @@ static inline void guest_start(struct guest *guest, const struct ms_template *tm
 
     if (tmpl)
         config.tmpl = *tmpl;
-    assert_int_equal(ms_scanner_new_with(&guest->scanner, &config, allow_scan), 0);
+    assert_int_equal(ms_scanner_new_with(&guest->scanner, &config, allow), 0);
     assert_int_equal(pthread_create(&guest->thread, NULL, guest_scan, guest), 0);
 }
 

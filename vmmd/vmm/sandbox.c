@@ -110,6 +110,10 @@ static int add_rules(scmp_filter_ctx filter)
     if (r == 0)
         r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
                              SCMP_A1(SCMP_CMP_EQ, 0xc0606610u));
+    /* UFFDIO_REGISTER, _IOWR(0xaa, 0, 32 bytes): new memory is tracked like the old. */
+    if (r == 0)
+        r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
+                             SCMP_A1(SCMP_CMP_EQ, 0xc020aa00u));
     /* A thread name; nothing else of prctl. */
     if (r == 0)
         r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1,
