@@ -188,13 +188,19 @@ bench: all $(BUILD)/guest-run $(BUILD)/bench-cowdisk $(BUILD)/bench-memshare
 	@$(BUILD)/bench-memshare --steady $${BENCH_STEADY:-20} $$([ $$(id -u) != 0 ] || echo --ksm) --flat 32,64 \
 	    --images $(BUILD)/cache/ram-images/guest-*.raw | tee $(BUILD)/bench/memshare.md
 
-# The image reader and writer fed with anything, FUZZ_SECONDS long.
+FUZZ := -max_total_time=$$(($${FUZZ_SECONDS:-60} / 2)) -print_final_stats=1
+define fuzz
+@mkdir -p $(BUILD)/fuzz/corpus-$(1)
+@clang -g -O1 -fsanitize=fuzzer,address,undefined -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -I. \
+    tests/fuzz/fuzz-$(1).c $(2) -o $(BUILD)/fuzz/fuzz-$(1)
+@$(BUILD)/fuzz/fuzz-$(1) $(FUZZ) -artifact_prefix=$(BUILD)/fuzz/ $(BUILD)/fuzz/corpus-$(1)
+endef
+
+# The image reader and writer, and the pool's side of page sharing, fed with anything, FUZZ_SECONDS long.
 fuzz:
 	@tests/deps.sh build fuzz
-	@mkdir -p $(BUILD)/fuzz/corpus
-	@clang -g -O1 -fsanitize=fuzzer,address,undefined -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -I. \
-	    tests/fuzz/fuzz-cowdisk.c $(COWDISK_SRC) $(COWDISK_LIBS) -o $(BUILD)/fuzz/fuzz-cowdisk
-	@$(BUILD)/fuzz/fuzz-cowdisk -max_total_time=$${FUZZ_SECONDS:-60} -print_final_stats=1 $(BUILD)/fuzz/corpus
+	$(call fuzz,cowdisk,$(COWDISK_SRC) $(COWDISK_LIBS))
+	$(call fuzz,memshare,$(MEMSHARE_SRC) $(MEMSHARE_LIBS))
 
 # ---- upkeep --------------------------------------------------------------------------------------
 
@@ -233,7 +239,7 @@ help:
 	@echo "make check        install what is missing, build, run all tests"
 	@echo "make check-asan   unit tests under ASAN and UBSAN"
 	@echo "make bench        the benchmarks; figures are printed, nothing is asserted"
-	@echo "make fuzz         feed the image reader with anything for FUZZ_SECONDS (60)"
+	@echo "make fuzz         feed the image reader and the page pool with anything for FUZZ_SECONDS (60)"
 	@echo "make format       format the code; make install [PREFIX=$(PREFIX)] [DESTDIR=]"
 
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)
