@@ -302,6 +302,7 @@ static void test_all_together(void **state)
     assert_int_equal(f.done, 2 * ROUNDS);
     const struct gate_times *t = &f.gate.times;
     assert_int_equal(t->by_halting + t->by_kicked + t->by_bringer, 2 * ROUNDS);
+    assert_int_equal(t->cpu.count, 2 * ROUNDS);
 }
 
 /* ---- a machine's frozen work ---- */

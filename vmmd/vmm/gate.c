@@ -20,12 +20,17 @@ struct gate_work {
     bool running, done;
 };
 
-static uint64_t now_ns(void)
+static uint64_t read_clock(clockid_t clock)
 {
     struct timespec t;
 
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(clock, &t);
     return (uint64_t)t.tv_sec * NS + (uint64_t)t.tv_nsec;
+}
+
+static uint64_t now_ns(void)
+{
+    return read_clock(CLOCK_MONOTONIC);
 }
 
 void gate_init(struct gate *g)
@@ -70,13 +75,17 @@ static void open_it(struct gate *g)
 static void do_work(struct gate *g, uint64_t *by)
 {
     struct gate_work *w = g->work;
+    uint64_t cpu;
 
     w->running = true;
     if (w->kicked_at)
         histogram_add(&g->times.came, now_ns() - w->kicked_at);
     pthread_mutex_unlock(&g->lock);
+    cpu = read_clock(CLOCK_THREAD_CPUTIME_ID);
     w->run(w->arg);
+    cpu = read_clock(CLOCK_THREAD_CPUTIME_ID) - cpu;
     pthread_mutex_lock(&g->lock);
+    histogram_add(&g->times.cpu, cpu);
     ++*by;
     g->work = NULL;
     w->done = true;

@@ -30,6 +30,7 @@ struct gate_times {
      * works before it halts counts too, though it wanted nothing else. */
     struct histogram held;
     struct histogram came; /* from a kick until the work began: the guest runs meanwhile */
+    struct histogram cpu;  /* CPU time of the works: what is left where nobody wants the CPU too */
     uint64_t by_halting, by_kicked, by_bringer; /* works, by who did them */
 };
 

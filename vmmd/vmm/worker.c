@@ -440,26 +440,29 @@ static void tell_end(struct worker *w, enum proto_guest_state state, const char 
     } while (w->conn < 0);
 }
 
+static void log_times(const struct worker *w, const char *what, const struct histogram *h)
+{
+    fprintf(stderr, "vmmd-guest %s: %s: %llu times, us: p50 %llu p99 %llu max %llu\n", w->name,
+            what, (unsigned long long)h->count,
+            (unsigned long long)histogram_quantile(h, 50, 100) / 1000,
+            (unsigned long long)histogram_quantile(h, 99, 100) / 1000,
+            (unsigned long long)h->max / 1000);
+}
+
 /* What page merging cost the guest in time. */
 static void log_holds(const struct worker *w)
 {
     const struct gate_times *t = &w->machine.gate.times;
-    uint64_t works = t->by_halting + t->by_kicked + t->by_bringer;
 
-    if (works == 0)
+    if (t->cpu.count == 0)
         return;
     fprintf(stderr,
-            "vmmd-guest %s: merging took %llu steps: %llu as the guest halted, %llu while it did, "
-            "%llu between two instructions\n",
-            w->name, (unsigned long long)works, (unsigned long long)t->by_halting,
-            (unsigned long long)t->by_bringer, (unsigned long long)t->by_kicked);
-    if (t->held.count == 0)
-        return;
-    fprintf(stderr, "vmmd-guest %s: held for merging %llu times, us: p50 %llu p99 %llu max %llu\n",
-            w->name, (unsigned long long)t->held.count,
-            (unsigned long long)histogram_quantile(&t->held, 50, 100) / 1000,
-            (unsigned long long)histogram_quantile(&t->held, 99, 100) / 1000,
-            (unsigned long long)t->held.max / 1000);
+            "vmmd-guest %s: merging held the guest as it halted %llu times, while it did %llu, "
+            "between two instructions %llu\n",
+            w->name, (unsigned long long)t->by_halting, (unsigned long long)t->by_bringer,
+            (unsigned long long)t->by_kicked);
+    log_times(w, "merging, wall time", &t->held);
+    log_times(w, "merging, CPU time", &t->cpu);
 }
 
 /* What the guest printed last is often the reason: it is written out before the end is told. */
