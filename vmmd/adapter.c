@@ -72,6 +72,53 @@ void adapter_done(void *call, const struct problem *problem)
         bus_call_return(call, DBUS_TYPE_INVALID);
 }
 
+static bool put_sample(DBusMessageIter *array, const struct history_sample *sample)
+{
+    DBusMessageIter entry;
+
+    if (!dbus_message_iter_open_container(array, DBUS_TYPE_STRUCT, NULL, &entry))
+        return false;
+    if (bus_put_u64(&entry, sample->time) && bus_put_u64(&entry, sample->resident) &&
+        bus_put_u64(&entry, sample->saved) && bus_put_u64(&entry, sample->cpu_ns) &&
+        bus_put_u64(&entry, sample->merges) && bus_put_u64(&entry, sample->splits))
+        return dbus_message_iter_close_container(array, &entry);
+    dbus_message_iter_abandon_container(array, &entry);
+    return false;
+}
+
+static bool put_history(DBusMessageIter *iter, const struct history *history)
+{
+    DBusMessageIter array;
+    bool ok = true;
+
+    if (!dbus_message_iter_open_container(iter, DBUS_TYPE_ARRAY, ADAPTER_HISTORY + 1, &array))
+        return false;
+    for (unsigned i = 0; i < history->n && ok; i++) {
+        struct history_sample sample = history_get(history, i);
+
+        ok = put_sample(&array, &sample);
+    }
+    if (ok)
+        return dbus_message_iter_close_container(iter, &array);
+    dbus_message_iter_abandon_container(iter, &array);
+    return false;
+}
+
+void adapter_return_history(struct bus_call *call, const struct history *history)
+{
+    DBusMessage *reply = bus_call_reply_new(call);
+    DBusMessageIter iter;
+
+    if (reply) {
+        dbus_message_iter_init_append(reply, &iter);
+        if (!put_history(&iter, history)) {
+            dbus_message_unref(reply);
+            reply = NULL;
+        }
+    }
+    bus_call_return_message(call, reply);
+}
+
 /* ---- what the daemon tells ---- */
 
 static void changed(struct adapter *adapter, const char *path, const char *interface,

@@ -30,6 +30,10 @@ void adapter_free(struct adapter *adapter);
 /* Answers with org.vmmd1.Error.KIND. */
 void adapter_fail(struct bus_call *call, const struct problem *problem);
 
+#define ADAPTER_HISTORY "a(tttttt)" /* time, resident, saved, cpu_ns, merges, splits */
+/* Answers with a history. */
+void adapter_return_history(struct bus_call *call, const struct history *history);
+
 /* For the setter of a property. */
 void adapter_error(struct bus_error *err, const struct problem *problem);
 

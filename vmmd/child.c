@@ -128,27 +128,34 @@ static int watch(struct child *child, struct event_base *base)
     return 0;
 }
 
-/* Field 22 of /proc/PID/stat; the command name before it may hold anything, even ')'. */
-static uint64_t read_start_ticks(pid_t pid)
+/* Reads /proc/PID/stat up to field `number` (from 1; not 1 or 2); the command name before it may
+ * hold anything, even ')'. NULL: there is no such process. */
+static const char *read_stat(pid_t pid, int number, char *text, size_t size)
 {
-    char path[64], text[1024], *field;
-    uint64_t ticks = 0;
+    char path[64], *field;
     size_t n;
     FILE *file;
 
     snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
     file = fopen(path, "re");
     if (!file)
-        return 0;
-    n = fread(text, 1, sizeof(text) - 1, file);
+        return NULL;
+    n = fread(text, 1, size - 1, file);
     fclose(file);
     text[n] = '\0';
     field = strrchr(text, ')');
-    for (int i = 2; field && i < 22; i++)
+    for (int i = 2; field && i < number; i++)
         field = strchr(field + 1, ' ');
-    if (!field || sscanf(field, "%" SCNu64, &ticks) != 1)
-        return 0;
-    return ticks;
+    return field;
+}
+
+static uint64_t read_start_ticks(pid_t pid)
+{
+    char text[1024];
+    const char *field = read_stat(pid, 22, text, sizeof(text));
+    uint64_t ticks;
+
+    return field && sscanf(field, "%" SCNu64, &ticks) == 1 ? ticks : 0;
 }
 
 static struct child *child_new(child_exited_fn exited, void *opaque)
@@ -252,6 +259,17 @@ int child_adopt(struct child **ret_child, struct event_base *base, pid_t pid, ui
 pid_t child_pid(const struct child *child)
 {
     return child->pid;
+}
+
+double child_cpu_seconds(const struct child *child)
+{
+    char text[1024];
+    const char *field = read_stat(child->pid, 14, text, sizeof(text)); /* utime, stime */
+    uint64_t user, kernel;
+
+    if (!field || sscanf(field, "%" SCNu64 " %" SCNu64, &user, &kernel) != 2)
+        return 0;
+    return (double)(user + kernel) / (double)sysconf(_SC_CLK_TCK);
 }
 
 uint64_t child_start_ticks(const struct child *child)

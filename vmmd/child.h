@@ -47,6 +47,8 @@ int child_adopt(struct child **ret_child, struct event_base *base, pid_t pid, ui
 pid_t child_pid(const struct child *child);
 
 /* When it started, in clock ticks since boot: pid and this name a process until reboot. */
+/* CPU time its process has taken in all its threads; 0 if it cannot be read. */
+double child_cpu_seconds(const struct child *child);
 uint64_t child_start_ticks(const struct child *child);
 
 /* Ends and frees one that was not released. */

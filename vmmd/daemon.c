@@ -206,6 +206,23 @@ static void on_memory_timer(evutil_socket_t fd, short what, void *opaque)
     guest_memory_flush(opaque);
 }
 
+static void on_history_timer(evutil_socket_t fd, short what, void *opaque)
+{
+    (void)fd;
+    (void)what;
+    history_tick(opaque, now_usec());
+}
+
+static int add_timers(struct daemon *daemon)
+{
+    daemon->memory_timer = event_new(daemon->base, -1, 0, on_memory_timer, daemon);
+    daemon->history_timer = event_new(daemon->base, -1, EV_PERSIST, on_history_timer, daemon);
+    if (!daemon->memory_timer || !daemon->history_timer ||
+        event_add(daemon->history_timer, &(struct timeval){.tv_sec = HISTORY_SECONDS}) < 0)
+        return -ENOMEM;
+    return 0;
+}
+
 static void load_guest(struct guest *guest, const struct guest_record *record)
 {
     guest->published = true;
@@ -246,8 +263,7 @@ int daemon_new(struct daemon **ret_daemon, struct event_base *base, const struct
     LIST_INIT(&daemon->imports);
     look_at_host(daemon);
     daemon->shares = shares_new(base, config->pool_max);
-    daemon->memory_timer = event_new(base, -1, 0, on_memory_timer, daemon);
-    if (!daemon->shares || !daemon->memory_timer)
+    if (!daemon->shares || add_timers(daemon) < 0)
         r = problem_errno(problem, -ENOMEM, "cannot start");
     else
         r = open_directories(daemon, state_dir, runtime_dir, problem);
@@ -285,6 +301,9 @@ void daemon_free(struct daemon *daemon)
     pressure_free(daemon->pressure);
     if (daemon->memory_timer)
         event_free(daemon->memory_timer);
+    if (daemon->history_timer)
+        event_free(daemon->history_timer);
+    history_free(&daemon->history);
     close_fd(daemon->guests_fd);
     close_fd(daemon->templates_fd);
     close_fd(daemon->sockets_fd);

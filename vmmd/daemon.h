@@ -8,6 +8,7 @@
 
 #include "vmmd/config.h"
 #include "vmmd/engine.h"
+#include "vmmd/history.h"
 #include "vmmd/problem.h"
 
 #include <stdbool.h>
@@ -78,6 +79,8 @@ struct daemon {
     struct shares *shares;
     struct event *memory_timer; /* see guest_memory_dirty() */
     struct pressure *pressure;
+    struct event *history_timer;
+    struct history history; /* of all guests together */
 
     const struct daemon_listener *listener; /* NULL: nobody listens */
     void *listener_opaque;

@@ -133,6 +133,7 @@ static bool put_ledger(const struct guest *guest, DBusMessageIter *iter)
         {"Repacked", m->repacked},  {"Freezes", m->freezes},
     };
     double cpu = (double)m->cpu_ns / 1e9, longest = (double)m->longest_freeze_ns / 1e9;
+    double process = guest->process ? child_cpu_seconds(guest->process) : 0;
     dbus_bool_t settled = m->settled != 0;
     DBusMessageIter dict;
     bool ok = bus_dict_open(iter, &dict);
@@ -140,6 +141,7 @@ static bool put_ledger(const struct guest *guest, DBusMessageIter *iter)
     for (size_t i = 0; ok && i < sizeof(sizes) / sizeof(sizes[0]); i++)
         ok = bus_dict_put(&dict, sizes[i].key, DBUS_TYPE_UINT64, &sizes[i].value);
     return ok && bus_dict_put(&dict, "CpuSeconds", DBUS_TYPE_DOUBLE, &cpu) &&
+           bus_dict_put(&dict, "ProcessCpuSeconds", DBUS_TYPE_DOUBLE, &process) &&
            bus_dict_put(&dict, "LongestFreezeSeconds", DBUS_TYPE_DOUBLE, &longest) &&
            bus_dict_put(&dict, "Settled", DBUS_TYPE_BOOLEAN, &settled) &&
            bus_dict_close(iter, &dict);
@@ -183,6 +185,11 @@ static void get_memory(void *object, struct bus_call *call)
         adapter_fail(call, &problem);
         free(waiting);
     }
+}
+
+static void get_memory_history(void *object, struct bus_call *call)
+{
+    adapter_return_history(call, &((struct guest *)object)->history);
 }
 
 /* ---- properties ---- */
@@ -332,6 +339,9 @@ static const struct bus_method_entry methods[] = {
     {.name = "OpenConsole", .out = BUS_ARGS({"console", "h"}), .call = open_console},
     {.name = "OpenLog", .out = BUS_ARGS({"log", "h"}), .call = open_log},
     {.name = "GetMemory", .out = BUS_ARGS({"memory", "a{sv}"}), .call = get_memory},
+    {.name = "GetMemoryHistory",
+     .out = BUS_ARGS({"samples", ADAPTER_HISTORY}),
+     .call = get_memory_history},
     {.name = "SetBalloon", .in = BUS_ARGS({"target", "t"}), .call = set_balloon},
     {0},
 };

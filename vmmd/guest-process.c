@@ -353,7 +353,7 @@ void guest_process_forget(struct guest *guest)
     share_leave(guest->share);
     guest->share = NULL;
     guest->held = guest->hold_never = false;
-    guest->splits_before = 0;
+    guest->counters_before = (struct history_counters){0};
     child_free(guest->process);
     guest->process = NULL;
     guest->phase = PHASE_IDLE;

@@ -105,6 +105,7 @@ void guest_free(struct guest *guest)
     if (guest->published && daemon->listener)
         daemon->listener->guest_removed(daemon->listener_opaque, guest);
     event_free(guest->timer);
+    history_free(&guest->history);
     free(guest->overlay_path);
     free(guest);
 }
@@ -165,7 +166,7 @@ uint64_t guest_recent_splits(const struct guest *guest)
 {
     uint64_t now = guest->memory.splits;
 
-    return now > guest->splits_before ? now - guest->splits_before : 0;
+    return now > guest->counters_before.splits ? now - guest->counters_before.splits : 0;
 }
 
 void guest_send_scan_budget(struct guest *guest)

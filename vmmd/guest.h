@@ -86,8 +86,9 @@ struct guest {
     uint64_t started; /* 0: does not run */
     bool login;
     uint64_t ram_address;
-    struct proto_memory memory; /* the last report */
-    uint64_t splits_before;     /* what it said some seconds ago */
+    struct proto_memory memory;              /* the last report */
+    struct history history;                  /* also of earlier runs */
+    struct history_counters counters_before; /* of this one */
     bool memory_dirty;
     char device_error[PROTO_TEXT_MAX];
     uint64_t device_reported;            /* when that was last logged */
@@ -142,8 +143,8 @@ int guest_open_console(struct guest *guest, int *ret_fd, struct problem *problem
 int guest_open_log(struct guest *guest, int *ret_fd, struct problem *problem);
 int guest_delete(struct guest *guest, struct problem *problem);
 
-uint64_t guest_saved(const struct guest *guest); /* bytes */
-uint64_t guest_recent_splits(const struct guest *guest);
+uint64_t guest_saved(const struct guest *guest);         /* bytes */
+uint64_t guest_recent_splits(const struct guest *guest); /* since the last sample of its history */
 /* One that does not read keeps its old budget. */
 void guest_send_scan_budget(struct guest *guest);
 int guest_check_priority(int32_t priority, struct problem *problem);

@@ -226,6 +226,11 @@ static void get_template(void *object, struct bus_call *call)
                 adapter_template_path);
 }
 
+static void get_memory_history(void *object, struct bus_call *call)
+{
+    adapter_return_history(call, &((struct adapter *)object)->daemon->history);
+}
+
 /* ---- properties ---- */
 
 static bool get_version(void *object, DBusMessageIter *iter)
@@ -335,6 +340,9 @@ static const struct bus_method_entry methods[] = {
      .in = BUS_ARGS({"name", "s"}),
      .out = BUS_ARGS({"template", "o"}),
      .call = get_template},
+    {.name = "GetMemoryHistory",
+     .out = BUS_ARGS({"samples", ADAPTER_HISTORY}),
+     .call = get_memory_history},
     {0},
 };
 
