@@ -4,6 +4,10 @@
  * pool and its other clients stay as they were.
  */
 #include "memshare/pool.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+
 #include "tests/unit/test-memshare.h"
 
 #define RAM_PAGES 100
@@ -484,6 +488,500 @@ static void test_closed_socket(void **state)
     assert_string_equal(ms_client_error(h->bad), "");
 }
 
+/* ---- every kind of message, with every length and count it must not have ---- */
+
+struct shape {
+    uint32_t type, most; /* the largest count; 0: it has none */
+    size_t fixed, each;
+};
+
+static const struct shape shapes[] = {
+    {MS_MSG_HELLO, 0, sizeof(struct ms_msg_hello), 0},
+    {MS_MSG_LOOKED, 0, sizeof(struct ms_msg_head), 0},
+    {MS_MSG_OFFER, MS_MAX_OFFER, offsetof(struct ms_msg_offer, offer), sizeof(struct ms_offer)},
+    {MS_MSG_WITHDRAW, MS_MAX_OFFER, offsetof(struct ms_msg_offer, offer), sizeof(struct ms_offer)},
+    {MS_MSG_PUBLISH, MS_MAX_PUBLISH, offsetof(struct ms_msg_publish, page), PAGE},
+    {MS_MSG_DROP, MS_MAX_DROP, sizeof(struct ms_msg_head), sizeof(uint32_t)},
+    {MS_MSG_TEMPLATE_REF, MS_MAX_DROP, sizeof(struct ms_msg_head), sizeof(uint32_t)},
+    {MS_MSG_TEMPLATE_DROP, MS_MAX_DROP, sizeof(struct ms_msg_head), sizeof(uint32_t)},
+};
+
+#define N_SHAPES (sizeof(shapes) / sizeof(shapes[0]))
+
+static int attach_another(struct hostile *h, const char *template_key, struct ms_client **ret)
+{
+    int pair[2];
+
+    assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair), 0);
+    assert_int_equal(ms_pool_attach(h->pool, pair[0], template_key, BLOCKS, ret), 0);
+    return pair[1];
+}
+
+/* Another bad client in place of the one that was cut off. */
+static void bad_again(struct hostile *h, bool greeted)
+{
+    ms_client_detach(h->bad);
+    close(h->bad_sock);
+    h->bad_sock = attach_another(h, "disk", &h->bad);
+    if (greeted)
+        greet(h->bad_sock);
+}
+
+static void expect_refusal(struct hostile *h, const struct shape *shape, uint32_t count,
+                           size_t length)
+{
+    static uint8_t message[sizeof(struct ms_msg_publish) + 2 * PAGE];
+    struct ms_msg_head head = {.type = shape->type, .count = count};
+
+    memcpy(message, &head, sizeof(head));
+    push(h->bad_sock, message, length);
+    if (ms_client_serve(h->bad) != -EPROTO || !*ms_client_error(h->bad))
+        fail_msg("message %u with count %u in %zu bytes is served", shape->type, count, length);
+    bad_again(h, true);
+}
+
+static void expect_refusal_around(struct hostile *h, const struct shape *shape, uint32_t count)
+{
+    static const int off[] = {-PAGE, -16, -4, -1, 1, 4, 16, PAGE};
+    size_t right = shape->fixed + shape->each * count;
+
+    for (size_t i = 0; i < sizeof(off) / sizeof(off[0]); i++) {
+        if (off[i] < 0 && right < (size_t)-off[i] + 1)
+            continue;
+        expect_refusal(h, shape, count, right + (size_t)off[i]);
+    }
+}
+
+static void test_every_wrong_length(void **state)
+{
+    struct hostile *h = *state;
+
+    for (size_t i = 0; i < N_SHAPES; i++) {
+        const struct shape *shape = &shapes[i];
+
+        expect_refusal_around(h, shape, shape->most ? 1 : 0);
+        if (shape->most)
+            expect_refusal_around(h, shape, shape->most);
+    }
+    push(h->bad_sock, "", 1);
+    expect_cut_off(h, "message of 1 bytes");
+}
+
+/* Counts that the kind has not, with the length that they would have and with none. */
+static void test_every_wrong_count(void **state)
+{
+    struct hostile *h = *state;
+
+    for (size_t i = 0; i < N_SHAPES; i++) {
+        const struct shape *shape = &shapes[i];
+        const uint32_t count[] = {shape->most ? 0 : 1, shape->most + 1,         UINT16_MAX,
+                                  INT32_MAX,           (uint32_t)INT32_MAX + 1, UINT32_MAX};
+
+        for (size_t k = 0; k < sizeof(count) / sizeof(count[0]); k++) {
+            expect_refusal(h, shape, count[k], shape->fixed);
+            if (count[k] <= shape->most + 1)
+                expect_refusal(h, shape, count[k], shape->fixed + shape->each * count[k]);
+            /* what 32 bits would make of it */
+            expect_refusal(h, shape, count[k],
+                           (uint32_t)(shape->fixed + shape->each * count[k]) % (4 * PAGE) + 8);
+        }
+    }
+    push_numbers(h, h->bad_sock, 0, 0);
+    expect_cut_off(h, "message 0");
+}
+
+/* An empty packet is what a closed socket looks like. */
+static void test_empty_packet(void **state)
+{
+    struct hostile *h = *state;
+
+    push(h->bad_sock, "", 0);
+    assert_int_equal(ms_client_serve(h->bad), -ECONNRESET);
+    assert_string_equal(ms_client_error(h->bad), "");
+}
+
+/* ---- order ---- */
+
+static void test_everything_before_the_greeting(void **state)
+{
+    static uint8_t message[sizeof(struct ms_msg_publish)];
+    struct hostile *h = *state;
+
+    for (size_t i = 0; i < N_SHAPES; i++) {
+        const struct shape *shape = &shapes[i];
+        struct ms_msg_head head = {.type = shape->type, .count = shape->most ? 1 : 0};
+
+        if (shape->type == MS_MSG_HELLO)
+            continue;
+        bad_again(h, false);
+        memcpy(message, &head, sizeof(head));
+        push(h->bad_sock, message, shape->fixed + shape->each * head.count);
+        expect_cut_off(h, "before its greeting");
+    }
+}
+
+static void test_publish_before_any_offer(void **state)
+{
+    struct hostile *h = *state;
+
+    bad_again(h, true);
+    h->publish.item[0] = 0;
+    push_publish(h, h->bad_sock, 1);
+    expect_cut_off(h, "nobody asked for");
+}
+
+/* What an earlier OFFER was asked for is not asked for any more. */
+static void test_publish_too_late(void **state)
+{
+    struct hostile *h = *state;
+
+    get_asked(h);
+    h->offer.offer[0] = (struct ms_offer){.hash = 12345, .page = 21};
+    push_offer(h, h->bad_sock, 1);
+    assert_int_equal(ms_client_serve(h->bad), 0);
+    assert_int_equal(pull(h, h->bad_sock), MS_MSG_ANSWER);
+    push_publish(h, h->bad_sock, 1);
+    expect_cut_off(h, "nobody asked for");
+}
+
+static void test_replayed_publish(void **state)
+{
+    struct hostile *h = *state;
+
+    get_asked(h);
+    push_publish(h, h->bad_sock, 1);
+    assert_int_equal(ms_client_serve(h->bad), 0);
+    assert_int_equal(pull(h, h->bad_sock), MS_MSG_ANSWER);
+    assert_true(h->answer.number[0] <= MS_MAX_INDEX);
+    push_publish(h, h->bad_sock, 1);
+    expect_cut_off(h, "nobody asked for");
+}
+
+/* ---- numbers ---- */
+
+/* Gives back what came with an answer or with a LOOK, until it holds nothing. */
+static void drop_all_it_holds(struct hostile *h)
+{
+    for (uint32_t slot = 0; h->bad->slots.total; slot++) {
+        while (ms_refs_get(&h->bad->slots, slot)) {
+            h->numbers.number[0] = slot;
+            push_numbers(h, h->bad_sock, MS_MSG_DROP, 1);
+            assert_int_equal(ms_client_serve(h->bad), 0);
+        }
+    }
+}
+
+static void test_replayed_drop(void **state)
+{
+    struct hostile *h = *state;
+
+    push_offer(h, h->bad_sock, 1); /* the page that has a slot: one reference */
+    assert_int_equal(ms_client_serve(h->bad), 0);
+    assert_int_equal(pull(h, h->bad_sock), MS_MSG_ANSWER);
+    assert_int_equal(h->answer.number[0], h->good_slot);
+    drop_all_it_holds(h);
+    h->numbers.number[0] = h->good_slot;
+    push_numbers(h, h->bad_sock, MS_MSG_DROP, 1);
+    expect_cut_off(h, "does not hold");
+}
+
+static void test_replayed_template_drop(void **state)
+{
+    struct hostile *h = *state;
+
+    h->numbers.number[0] = 3;
+    push_numbers(h, h->bad_sock, MS_MSG_TEMPLATE_REF, 1);
+    push_numbers(h, h->bad_sock, MS_MSG_TEMPLATE_DROP, 1);
+    assert_int_equal(ms_client_serve(h->bad), 0);
+    push_numbers(h, h->bad_sock, MS_MSG_TEMPLATE_DROP, 1);
+    expect_cut_off(h, "does not map");
+}
+
+/* A slot that exists, but in the pool of other guests. */
+static void test_drop_of_another_groups_slot(void **state)
+{
+    struct hostile *h = *state;
+    struct ms_pool *other;
+    struct ms_client *client;
+    int pair[2];
+
+    assert_int_equal(ms_pool_new(&other, "other", 0, MS_TIMING_PLAIN), 0);
+    assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair), 0);
+    assert_int_equal(ms_pool_attach(other, pair[0], "disk", BLOCKS, &client), 0);
+    greet(pair[1]);
+    h->numbers.number[0] = h->good_slot;
+    push_numbers(h, pair[1], MS_MSG_DROP, 1);
+    assert_int_equal(ms_client_serve(client), -EPROTO);
+    assert_non_null(strstr(ms_client_error(client), "does not hold"));
+    ms_client_detach(client);
+    ms_pool_free(other);
+    close(pair[1]);
+    push_numbers(h, h->bad_sock, 99, 0);
+    expect_cut_off(h, "message 99");
+}
+
+static void test_slots_that_never_were(void **state)
+{
+    static const uint32_t slot[] = {1000,      4096,           MS_MAX_INDEX, MS_MAX_INDEX + 1,
+                                    INT32_MAX, MS_SLOT_PUBLISH};
+    struct hostile *h = *state;
+
+    for (size_t i = 0; i < sizeof(slot) / sizeof(slot[0]); i++) {
+        h->numbers.number[0] = slot[i];
+        push_numbers(h, h->bad_sock, MS_MSG_DROP, 1);
+        expect_cut_off(h, "does not hold");
+        bad_again(h, true);
+    }
+}
+
+static void test_blocks_without_a_template(void **state)
+{
+    struct hostile *h = *state;
+
+    ms_client_detach(h->bad);
+    close(h->bad_sock);
+    h->bad_sock = attach_another(h, "", &h->bad);
+    greet(h->bad_sock);
+    h->numbers.number[0] = 0;
+    push_numbers(h, h->bad_sock, MS_MSG_TEMPLATE_REF, 1);
+    expect_cut_off(h, "maps block 0");
+}
+
+static void test_more_blocks_than_pages(void **state)
+{
+    struct hostile *h = *state;
+    int r = 0;
+
+    for (uint32_t i = 0; i < MS_MAX_DROP; i++)
+        h->numbers.number[i] = i % BLOCKS;
+    for (int i = 0; i < 100 && r == 0; i++) {
+        push_numbers(h, h->bad_sock, MS_MSG_TEMPLATE_REF, MS_MAX_DROP);
+        r = ms_client_serve(h->bad);
+    }
+    assert_int_equal(r, -EPROTO);
+    assert_non_null(strstr(ms_client_error(h->bad), "more template blocks"));
+    assert_true(h->bad->blocks.total <= RAM_PAGES + MS_REF_SLACK);
+}
+
+/* ---- greetings that lie ---- */
+
+static void greet_with(struct hostile *h, uint64_t ram_pages)
+{
+    struct ms_msg_hello hello = {
+        .head = {.type = MS_MSG_HELLO}, .version = MS_PROTO_VERSION, .ram_pages = ram_pages};
+
+    bad_again(h, false);
+    push(h->bad_sock, &hello, sizeof(hello));
+}
+
+static void test_no_ram(void **state)
+{
+    struct hostile *h = *state;
+
+    greet_with(h, 0);
+    expect_cut_off(h, "has 0 pages of RAM");
+}
+
+static void test_more_ram_than_there_can_be(void **state)
+{
+    struct hostile *h = *state;
+
+    greet_with(h, MS_MAX_RAM_PAGES + 1);
+    expect_cut_off(h, "pages of RAM");
+}
+
+static uint64_t offer_anew(struct hostile *h, uint64_t seed)
+{
+    for (uint32_t k = 0; k < MS_MAX_OFFER; k++)
+        h->offer.offer[k] = (struct ms_offer){
+            .hash = (seed * MS_MAX_OFFER + k + 1) * 0x9e3779b97f4a7c15ull, .page = k % RAM_PAGES};
+    push_offer(h, h->bad_sock, MS_MAX_OFFER);
+    return MS_MAX_OFFER;
+}
+
+/* 10^6 offers of one that says that it has 16 TiB: the pool takes what those offers take, and what
+ * the host's memory could need at most. */
+static void test_flood_of_the_largest_guest(void **state)
+{
+    struct hostile *h = *state;
+    struct ms_pool_stats stats;
+    uint64_t offers = 0;
+
+    greet_with(h, MS_MAX_RAM_PAGES);
+    for (uint64_t i = 0; offers < 1000000; i++) {
+        offers += offer_anew(h, i);
+        assert_int_equal(ms_client_serve(h->bad), 0);
+        assert_int_equal(pull(h, h->bad_sock), MS_MSG_ANSWER);
+    }
+    ms_pool_get_stats(h->pool, &stats);
+    assert_true(stats.index_bytes < 64u << 20);
+    assert_int_equal(stats.slots, 1);
+    push_numbers(h, h->bad_sock, 99, 0);
+    expect_cut_off(h, "message 99");
+    bad_again(h, true); /* and with it go its offers */
+    push_numbers(h, h->bad_sock, 99, 0);
+    expect_cut_off(h, "message 99");
+}
+
+/* ---- fairness, and what comes along ---- */
+
+/* One that always has something to say: each call serves a part, so the others come in between. */
+static void test_flood_leaves_turns(void **state)
+{
+    struct hostile *h = *state;
+    int queued = 0, turns = 0;
+
+    assert_int_equal(fcntl(h->bad_sock, F_SETFL, O_NONBLOCK), 0);
+    h->numbers.number[0] = 1;
+    h->numbers.head = (struct ms_msg_head){.type = MS_MSG_TEMPLATE_REF, .count = 1};
+    while (send(h->bad_sock, &h->numbers, sizeof(struct ms_msg_head) + 4, 0) > 0)
+        queued++;
+    assert_true(queued > 64);
+    while (h->bad->blocks.total < (uint64_t)queued) {
+        uint64_t before = h->bad->blocks.total;
+
+        assert_int_equal(ms_client_serve(h->bad), 0);
+        assert_in_range(h->bad->blocks.total - before, 1, 64);
+        push_numbers(h, h->good_sock, MS_MSG_TEMPLATE_REF, 1);
+        assert_int_equal(ms_client_serve(h->good), 0);
+        assert_int_equal(h->good->blocks.total, ++turns);
+    }
+    push_numbers(h, h->bad_sock, 99, 0);
+    expect_cut_off(h, "message 99");
+}
+
+static int open_fds(void)
+{
+    DIR *dir = opendir("/proc/self/fd");
+    int n = 0;
+
+    assert_non_null(dir);
+    while (readdir(dir))
+        n++;
+    closedir(dir);
+    return n;
+}
+
+/* The daemon's table of files is not filled by what a guest process sends along. */
+static void test_fds_sent_along(void **state)
+{
+    struct hostile *h = *state;
+    struct ms_msg_head looked = {.type = MS_MSG_LOOKED};
+    struct iovec iov = {.iov_base = &looked, .iov_len = sizeof(looked)};
+    union {
+        char bytes[CMSG_SPACE(100 * sizeof(int))];
+        struct cmsghdr align;
+    } control = {0};
+    struct msghdr msg = {.msg_iov = &iov,
+                         .msg_iovlen = 1,
+                         .msg_control = &control,
+                         .msg_controllen = sizeof(control)};
+    struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
+    int before = open_fds();
+
+    cmsg->cmsg_level = SOL_SOCKET;
+    cmsg->cmsg_type = SCM_RIGHTS;
+    cmsg->cmsg_len = CMSG_LEN(100 * sizeof(int));
+    for (size_t i = 0; i < 100; i++)
+        memcpy(CMSG_DATA(cmsg) + i * sizeof(int), &h->good_sock, sizeof(int));
+    assert_int_equal(sendmsg(h->bad_sock, &msg, 0), sizeof(looked));
+    assert_int_equal(ms_client_serve(h->bad), 0);
+    assert_int_equal(open_fds(), before);
+    push_numbers(h, h->bad_sock, MS_MSG_LOOKED, 0);
+    expect_cut_off(h, "was not sent");
+}
+
+/* Cut off, it still maps what it was given: that slot is nobody else's before it is gone. */
+static void test_cut_off_but_alive(void **state)
+{
+    struct hostile *h = *state;
+    uint8_t page[PAGE];
+    uint32_t slot;
+
+    get_asked(h);
+    push_publish(h, h->bad_sock, 1);
+    assert_int_equal(ms_client_serve(h->bad), 0);
+    assert_int_equal(pull(h, h->bad_sock), MS_MSG_ANSWER);
+    slot = h->answer.number[0];
+    assert_int_equal(pull(h, h->good_sock), MS_MSG_LOOK); /* it has that page, too; and drops it */
+    h->numbers.number[0] = slot;
+    push_numbers(h, h->good_sock, MS_MSG_DROP, 1);
+    push_numbers(h, h->bad_sock, 99, 0);
+    expect_cut_off(h, "message 99");
+    ms_client_detach(h->bad);
+    assert_int_equal(ms_client_serve(h->good), 0);
+    assert_int_equal(h->pool->store.used, 2);
+    assert_int_equal(pread(h->pool->store.fd, page, PAGE, (off_t)slot * PAGE), PAGE);
+    assert_true(page_is(page, 2));
+    close(h->bad_sock);
+    assert_int_equal(ms_client_serve(h->good), 0);
+    assert_int_equal(h->pool->store.used, 1);
+    h->bad_sock = attach_another(h, "disk", &h->bad);
+}
+
+/* ---- taking offers back ---- */
+
+static void withdraw(struct hostile *h, uint64_t hash, uint32_t page)
+{
+    h->offer.head = (struct ms_msg_head){.type = MS_MSG_WITHDRAW, .count = 1};
+    h->offer.offer[0] = (struct ms_offer){.hash = hash, .page = page};
+    push(h->bad_sock, &h->offer, offsetof(struct ms_msg_offer, offer) + sizeof(struct ms_offer));
+    assert_int_equal(ms_client_serve(h->bad), 0);
+}
+
+static uint32_t answer_to(struct hostile *h, struct ms_client *client, int sock, uint64_t hash,
+                          uint32_t page)
+{
+    h->offer.offer[0] = (struct ms_offer){.hash = hash, .page = page};
+    push_offer(h, sock, 1);
+    assert_int_equal(ms_client_serve(client), 0);
+    while (pull(h, sock) == MS_MSG_LOOK)
+        ;
+    return h->answer.number[0];
+}
+
+/* Nobody takes back what another one offered, or what has a slot. */
+static void test_withdraw_of_another_guests_offer(void **state)
+{
+    struct hostile *h = *state;
+
+    assert_int_equal(answer_to(h, h->good, h->good_sock, 777, 20), MS_SLOT_UNIQUE);
+    withdraw(h, 777, 20);
+    withdraw(h, 777, 21);
+    fill_page(h->publish.page[0], 1);
+    withdraw(h, ms_hash_page(h->publish.page[0]), 7);
+    assert_int_equal(answer_to(h, h->bad, h->bad_sock, 777, 22), MS_SLOT_PUBLISH);
+    push_numbers(h, h->bad_sock, 99, 0);
+    expect_cut_off(h, "message 99");
+}
+
+static void test_withdraw_again_and_again(void **state)
+{
+    struct hostile *h = *state;
+
+    for (int i = 0; i < 1000; i++) {
+        assert_int_equal(answer_to(h, h->bad, h->bad_sock, 777, 20), MS_SLOT_UNIQUE);
+        for (int k = 0; k < 3; k++)
+            withdraw(h, 777, 20);
+    }
+    for (uint32_t i = 0; i < RAM_PAGES; i++) /* its share of the index is what it was */
+        assert_int_equal(answer_to(h, h->bad, h->bad_sock, 10000 + i, i), MS_SLOT_UNIQUE);
+    assert_int_equal(answer_to(h, h->bad, h->bad_sock, 20000, 1), MS_SLOT_FULL);
+    assert_int_equal(answer_to(h, h->good, h->good_sock, 20001, 1), MS_SLOT_UNIQUE);
+    push_numbers(h, h->bad_sock, 99, 0);
+    expect_cut_off(h, "message 99");
+}
+
+static void test_withdraw_beyond_ram(void **state)
+{
+    struct hostile *h = *state;
+
+    h->offer.head = (struct ms_msg_head){.type = MS_MSG_WITHDRAW, .count = 1};
+    h->offer.offer[0].page = RAM_PAGES;
+    push(h->bad_sock, &h->offer, offsetof(struct ms_msg_offer, offer) + sizeof(struct ms_offer));
+    expect_cut_off(h, "offers page 100 of 100");
+}
+
 #define HOSTILE(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 
 int main(void)
@@ -518,6 +1016,28 @@ int main(void)
         HOSTILE(test_standing_still_is_honest),
         HOSTILE(test_read_only_store),
         HOSTILE(test_closed_socket),
+        HOSTILE(test_every_wrong_length),
+        HOSTILE(test_every_wrong_count),
+        HOSTILE(test_empty_packet),
+        HOSTILE(test_everything_before_the_greeting),
+        HOSTILE(test_publish_before_any_offer),
+        HOSTILE(test_publish_too_late),
+        HOSTILE(test_replayed_publish),
+        HOSTILE(test_replayed_drop),
+        HOSTILE(test_replayed_template_drop),
+        HOSTILE(test_drop_of_another_groups_slot),
+        HOSTILE(test_slots_that_never_were),
+        HOSTILE(test_blocks_without_a_template),
+        HOSTILE(test_more_blocks_than_pages),
+        HOSTILE(test_no_ram),
+        HOSTILE(test_more_ram_than_there_can_be),
+        HOSTILE(test_flood_of_the_largest_guest),
+        HOSTILE(test_flood_leaves_turns),
+        HOSTILE(test_fds_sent_along),
+        HOSTILE(test_cut_off_but_alive),
+        HOSTILE(test_withdraw_of_another_guests_offer),
+        HOSTILE(test_withdraw_again_and_again),
+        HOSTILE(test_withdraw_beyond_ram),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
