@@ -5,8 +5,9 @@
  *   main.c      command line to command      table.c   rows as table, JSON or CSV
  *   commands.c  the table of commands        size.c    sizes and times for people
  *   options.c   parsing and help             watch.c   waiting for guests by their signals
- *   connect.c   the bus, calls, errors       progress.c
- *   objects.c   guests and templates as structs
+ *   connect.c   the bus, calls, errors       draw.c    bars and sparklines
+ *   objects.c   what vmmd has, as structs    ledger.c  where the memory of a guest is
+ *   history.c   the last hour                progress.c
  *   *-cmd.c     the commands, by group
  *
  * vmctl speaks only D-Bus. Each failure is told once, in one line on stderr, where it is noticed;
@@ -38,6 +39,7 @@ struct cli {
     struct bus *bus;
     const char *bus_address; /* as given; NULL: find out */
     enum cli_format format;
+    int input_fd;   /* that cli_wait() shall watch, too; -1: none */
     int signal_fd;  /* SIGINT, SIGTERM and SIGHUP once cli_catch_signals() was called; else -1 */
     bool vmmd_lost; /* vmmd left the bus while we waited */
 };
@@ -68,6 +70,9 @@ enum cli_option {
     OPT_FOLLOW,
     OPT_LINGER,
     OPT_SETTLE,
+    OPT_HISTORY,
+    OPT_DELAY,
+    OPT_ITERATIONS,
     OPT_N,
 };
 
@@ -131,7 +136,8 @@ char *cli_template_path(struct cli *cli, const char *name);
 int cli_catch_signals(struct cli *cli);
 /*
  * Waits for messages (until `deadline_ms` of cli_now_ms(), -1: for ever) and dispatches them. 0;
- * -ETIMEDOUT; -EINTR: a signal asks us to end; -ECONNRESET: the bus or vmmd is gone (told).
+ * 1: input_fd is readable; -ETIMEDOUT; -EINTR: a signal asks us to end; -ECONNRESET: the bus or
+ * vmmd is gone (told).
  */
 int cli_wait(struct cli *cli, int64_t deadline_ms);
 int64_t cli_now_ms(void);
@@ -171,14 +177,74 @@ struct cli_objects {
     size_t n_templates;
 };
 
+struct cli_manager {
+    char *version, *engine, *pressure, *pressure_reason;
+    uint32_t scan_budget;
+    uint64_t available, total, at_risk, low, critical, max_mappings;
+};
+
+int cli_manager_get(struct cli *cli, struct cli_manager *ret_manager);
+void cli_manager_free(struct cli_manager *manager);
 int cli_objects_get(struct cli *cli, struct cli_objects *ret_objects);
 void cli_objects_free(struct cli_objects *objects);
 const struct cli_guest *cli_find_guest(const struct cli_objects *objects, const char *name);
 bool cli_guest_is_up(const struct cli_guest *guest); /* running or paused */
 
+/* ---- ledger.c ---- */
+
+struct cli_ledger {
+    char *name, *path;
+    uint64_t nominal, resident, zero, lineage, tmpl, pool, private, saved, balloon;
+    uint64_t merges, splits, repacked, passes, freezes, mappings, mappings_skipped;
+    double cpu_seconds, process_cpu_seconds, longest_freeze_seconds;
+    dbus_bool_t settled;
+};
+
+struct cli_ledger_field {
+    const char *property; /* of GetMemory */
+    const char *key;      /* in a row; NULL: not there */
+    int type;
+    size_t offset;
+};
+
+extern const struct cli_ledger_field cli_ledger_fields[]; /* ends with property NULL */
+
+/* Asks for the ledger of ledger->path. -1; tells unless `quiet`. */
+int cli_ledger_get(struct cli *cli, struct cli_ledger *ledger, bool quiet);
+/* The ledgers of all guests that are up and answer. NULL: no memory. */
+struct cli_ledger *cli_ledgers_of(struct cli *cli, const struct cli_objects *objects,
+                                  size_t *ret_n);
+void cli_ledgers_free(struct cli_ledger *ledgers, size_t n);
+double cli_ledger_number(const struct cli_ledger *ledger, const struct cli_ledger_field *field);
+json_t *cli_ledger_row(const struct cli_ledger *ledger, bool named);
+struct cli_ledger cli_ledger_total(const struct cli_ledger *ledgers, size_t n);
+
+/* ---- draw.c ---- */
+
+bool cli_is_utf8(void); /* what the locale says */
+void cli_terminal_size(int *ret_columns, int *ret_lines);
+/* What of a guest's memory is private, shared and zero, `width` places wide; malloc'ed. */
+char *cli_bar(const struct cli_ledger *ledger, int width, bool utf8);
+void cli_print_legend(bool utf8);
+/* At most `width` places, from 0 to the largest value; malloc'ed. */
+char *cli_sparkline(const double *values, size_t n, int width, bool utf8);
+
+/* ---- history.c ---- */
+
+int cli_history(struct cli *cli, const struct cli_args *args);
+
 /* ---- table.c ---- */
 
-enum cli_kind { KIND_TEXT, KIND_NUMBER, KIND_PID, KIND_SIZE, KIND_TIME, KIND_SECONDS };
+enum cli_kind {
+    KIND_TEXT,
+    KIND_NUMBER,
+    KIND_PID,
+    KIND_SIZE,
+    KIND_TIME,
+    KIND_SECONDS,
+    KIND_PERCENT,
+    KIND_RATE,
+};
 
 struct cli_column {
     const char *key;   /* of the row's JSON object */
@@ -264,6 +330,8 @@ int cli_wait_cmd(struct cli *cli, const struct cli_args *args);
 int cli_console(struct cli *cli, const struct cli_args *args);
 int cli_logs(struct cli *cli, const struct cli_args *args);
 int cli_memory(struct cli *cli, const struct cli_args *args);
+int cli_top(struct cli *cli, const struct cli_args *args);
+int cli_metrics(struct cli *cli, const struct cli_args *args);
 int cli_events(struct cli *cli, const struct cli_args *args);
 /* Starts guests and, if asked, waits for their login prompts. */
 int cli_start_guests(struct cli *cli, char *const *names, bool wait, uint64_t timeout_s);

@@ -35,8 +35,11 @@ const struct cli_command cli_commands[] = {
      "wait until guests show their login prompt or have stopped", cli_wait_cmd},
     {"console", "NAME", {0}, {OPT_LINGER}, "connect to a guest's console; ^] leaves", cli_console},
     {"logs", "NAME", {0}, {OPT_FOLLOW}, "print what a guest wrote to its console", cli_logs},
-    {"memory", "[NAME...]", {0}, {OPT_SETTLE, OPT_TIMEOUT},
+    {"memory", "[NAME...]", {0}, {OPT_SETTLE, OPT_TIMEOUT, OPT_HISTORY},
      "show where guests' memory is and what sharing saves", cli_memory},
+    {"top", "", {0}, {OPT_DELAY, OPT_ITERATIONS},
+     "show what guests do, again and again; q leaves", cli_top},
+    {"metrics", "", {0}, {0}, "print all figures as OpenMetrics text", cli_metrics},
     {"events", "", {0}, {0}, "print what happens, as it happens", cli_events},
     {0},
 };

@@ -234,19 +234,23 @@ static bool has_messages(struct cli *cli)
 /* Until there is something to read. */
 static int wait_input(struct cli *cli, int64_t deadline_ms)
 {
-    struct pollfd fds[2] = {{.fd = -1, .events = POLLIN}, {.fd = cli->signal_fd, .events = POLLIN}};
+    struct pollfd fds[3] = {{.fd = -1, .events = POLLIN},
+                            {.fd = cli->signal_fd, .events = POLLIN},
+                            {.fd = cli->input_fd, .events = POLLIN}};
     int64_t left = deadline_ms < 0 ? -1 : deadline_ms - cli_now_ms();
     int n;
 
     if (deadline_ms >= 0 && left < 0)
         return -ETIMEDOUT;
     dbus_connection_get_unix_fd(bus_connection(cli->bus), &fds[0].fd);
-    n = poll(fds, 2, left > INT32_MAX ? INT32_MAX : (int)left);
+    n = poll(fds, 3, left > INT32_MAX ? INT32_MAX : (int)left);
     if (n < 0)
         return errno == EINTR ? 0 : -errno;
     if (n == 0)
         return -ETIMEDOUT;
-    return fds[1].revents ? -EINTR : 0;
+    if (fds[1].revents)
+        return -EINTR;
+    return fds[2].revents ? 1 : 0;
 }
 
 int cli_wait(struct cli *cli, int64_t deadline_ms)
@@ -255,7 +259,7 @@ int cli_wait(struct cli *cli, int64_t deadline_ms)
 
     if (!has_messages(cli))
         r = wait_input(cli, deadline_ms);
-    if (r < 0)
+    if (r != 0)
         return r;
     do {
         r = bus_wait(cli->bus, 0);

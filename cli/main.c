@@ -28,7 +28,7 @@ static int set_format(struct cli *cli, const char *text)
 
 static int run(const struct cli_command *command, const struct cli_args *args)
 {
-    struct cli cli = {.bus_address = args->value[OPT_BUS_ADDRESS], .signal_fd = -1};
+    struct cli cli = {.bus_address = args->value[OPT_BUS_ADDRESS], .input_fd = -1, .signal_fd = -1};
     int status = CLI_FAILED;
 
     if (set_format(&cli, args->value[OPT_FORMAT]) < 0)
@@ -48,6 +48,7 @@ int main(int argc, char **argv)
     int status;
 
     setlocale(LC_TIME, "");
+    setlocale(LC_CTYPE, "");
     status = cli_parse(argc, argv, &command, &args);
     if (status != CLI_DONE) {
         free(args.name);

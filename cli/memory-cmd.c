@@ -8,80 +8,14 @@
 #include "cli/cli.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
-struct ledger {
-    char *name, *path;
-    uint64_t nominal, resident, zero, lineage, tmpl, pool, private, saved;
-    uint64_t merges, splits, mappings, mappings_skipped;
-    double cpu_seconds;
-    dbus_bool_t settled;
-};
-
-static const struct {
-    const char *property, *key;
-    int type;
-    size_t offset;
-} fields[] = {
-    {"Nominal", "nominal", DBUS_TYPE_UINT64, offsetof(struct ledger, nominal)},
-    {"Resident", "resident", DBUS_TYPE_UINT64, offsetof(struct ledger, resident)},
-    {"Zero", "zero", DBUS_TYPE_UINT64, offsetof(struct ledger, zero)},
-    {"Lineage", "lineage", DBUS_TYPE_UINT64, offsetof(struct ledger, lineage)},
-    {"Template", "template", DBUS_TYPE_UINT64, offsetof(struct ledger, tmpl)},
-    {"Pool", "pool", DBUS_TYPE_UINT64, offsetof(struct ledger, pool)},
-    {"Private", "private", DBUS_TYPE_UINT64, offsetof(struct ledger, private)},
-    {"Saved", "saved", DBUS_TYPE_UINT64, offsetof(struct ledger, saved)},
-    {"Merges", "merges", DBUS_TYPE_UINT64, offsetof(struct ledger, merges)},
-    {"Splits", "splits", DBUS_TYPE_UINT64, offsetof(struct ledger, splits)},
-    {"CpuSeconds", "cpu_seconds", DBUS_TYPE_DOUBLE, offsetof(struct ledger, cpu_seconds)},
-    {"Mappings", "mappings", DBUS_TYPE_UINT64, offsetof(struct ledger, mappings)},
-    {"MappingsSkipped", "mappings_skipped", DBUS_TYPE_UINT64,
-     offsetof(struct ledger, mappings_skipped)},
-    {"Settled", NULL, DBUS_TYPE_BOOLEAN, offsetof(struct ledger, settled)},
-};
-
-#define N_FIELDS (sizeof(fields) / sizeof(fields[0]))
-
-static void *place_of(struct ledger *ledger, size_t field)
-{
-    return (char *)ledger + fields[field].offset;
-}
+#define BAR_MAX 60
 
 /* ---- asking ---- */
-
-static int get_ledger(struct cli *cli, struct ledger *ledger)
-{
-    DBusMessageIter iter, dict, value;
-    DBusMessage *reply;
-    const char *key;
-    int r = cli_call(cli, &reply, ledger->path, CLI_GUEST, "GetMemory", DBUS_TYPE_INVALID);
-
-    if (r < 0)
-        return r;
-    if (!dbus_message_has_signature(reply, "a{sv}")) {
-        cli_tell("vmmd answered GetMemory in a way that vmctl does not understand");
-        dbus_message_unref(reply);
-        return -1;
-    }
-    dbus_message_iter_init(reply, &iter);
-    dbus_message_iter_recurse(&iter, &dict);
-    while (bus_dict_next(&dict, &key, &value))
-        for (size_t i = 0; i < N_FIELDS; i++)
-            if (!strcmp(fields[i].property, key))
-                bus_get(&value, fields[i].type, place_of(ledger, i));
-    dbus_message_unref(reply);
-    return 0;
-}
-
-static void free_ledgers(struct ledger *ledger, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        free(ledger[i].name);
-        free(ledger[i].path);
-    }
-    free(ledger);
-}
 
 /* Names of all guests that run, or those asked for; an array that ends with NULL. */
 static char **choose(struct cli *cli, const struct cli_args *args)
@@ -103,9 +37,9 @@ static char **choose(struct cli *cli, const struct cli_args *args)
 }
 
 /* The ledgers of these guests; those that cannot be had are told and left out. */
-static struct ledger *get_ledgers(struct cli *cli, char *const *names, size_t *ret_n, int *r)
+static struct cli_ledger *get_ledgers(struct cli *cli, char *const *names, size_t *ret_n, int *r)
 {
-    struct ledger *ledgers;
+    struct cli_ledger *ledgers;
     size_t n = 0;
 
     while (names[n])
@@ -113,12 +47,12 @@ static struct ledger *get_ledgers(struct cli *cli, char *const *names, size_t *r
     ledgers = calloc(n + 1, sizeof(*ledgers));
     *ret_n = 0;
     for (size_t i = 0; ledgers && i < n; i++) {
-        struct ledger *ledger = &ledgers[*ret_n];
+        struct cli_ledger *ledger = &ledgers[*ret_n];
 
         memset(ledger, 0, sizeof(*ledger));
         ledger->path = cli_guest_path(cli, names[i]);
         ledger->name = strdup(names[i]);
-        if (ledger->path && ledger->name && get_ledger(cli, ledger) == 0) {
+        if (ledger->path && ledger->name && cli_ledger_get(cli, ledger, false) == 0) {
             (*ret_n)++;
             continue;
         }
@@ -153,7 +87,7 @@ static int settle(struct cli *cli, char *const *names, uint64_t timeout_s)
 
     while (r == 0 && !all) {
         int64_t left_s = (deadline - cli_now_ms() + 999) / 1000;
-        struct ledger *ledgers;
+        struct cli_ledger *ledgers;
         size_t n;
 
         if (timeout_s && left_s <= 0) {
@@ -169,7 +103,7 @@ static int settle(struct cli *cli, char *const *names, uint64_t timeout_s)
         all = true;
         for (size_t i = 0; ledgers && i < n; i++)
             all = all && ledgers[i].settled;
-        free_ledgers(ledgers, n);
+        cli_ledgers_free(ledgers, n);
         if (!all && r == 0 && cli_wait(cli, cli_now_ms() + 1000) == -ECONNRESET)
             r = -1;
     }
@@ -178,43 +112,6 @@ static int settle(struct cli *cli, char *const *names, uint64_t timeout_s)
 }
 
 /* ---- showing ---- */
-
-static json_t *ledger_row(const struct ledger *ledger, bool named)
-{
-    json_t *row = json_object();
-
-    if (named)
-        json_object_set_new(row, "name", json_string(ledger->name));
-    for (size_t i = 0; i < N_FIELDS; i++) {
-        void *place = place_of((struct ledger *)ledger, i);
-
-        if (!fields[i].key)
-            continue;
-        json_object_set_new(row, fields[i].key,
-                            fields[i].type == DBUS_TYPE_DOUBLE
-                                ? json_real(*(double *)place)
-                                : json_integer((json_int_t) * (uint64_t *)place));
-    }
-    return row;
-}
-
-static struct ledger sum_up(const struct ledger *ledgers, size_t n)
-{
-    struct ledger total = {.name = (char *)"total"};
-
-    for (size_t i = 0; i < n; i++) {
-        for (size_t f = 0; f < N_FIELDS; f++) {
-            void *to = place_of(&total, f);
-            const void *from = place_of((struct ledger *)&ledgers[i], f);
-
-            if (fields[f].type == DBUS_TYPE_UINT64)
-                *(uint64_t *)to += *(const uint64_t *)from;
-            else if (fields[f].type == DBUS_TYPE_DOUBLE)
-                *(double *)to += *(const double *)from;
-        }
-    }
-    return total;
-}
 
 static const struct cli_column columns[] = {
     {"name", "NAME", KIND_TEXT},
@@ -232,6 +129,12 @@ static const struct cli_column columns[] = {
     {"cpu_seconds", "CPU", KIND_SECONDS},
     {"mappings", "MAPPINGS", KIND_NUMBER},
     {"mappings_skipped", NULL, KIND_NUMBER},
+    {"repacked", NULL, KIND_NUMBER},
+    {"passes", NULL, KIND_NUMBER},
+    {"freezes", NULL, KIND_NUMBER},
+    {"longest_freeze_seconds", NULL, KIND_SECONDS},
+    {"process_cpu_seconds", NULL, KIND_SECONDS},
+    {"balloon", NULL, KIND_SIZE},
     {0},
 };
 
@@ -243,32 +146,57 @@ static void add_cost(json_t *row)
     json_object_set_new(row, "cost", json_integer(resident > saved ? resident - saved : 0));
 }
 
-static void show(const struct cli *cli, const struct ledger *ledgers, size_t n)
+/* What of each guest is private, shared and zero, for people who look at a terminal. */
+static void show_bars(const struct cli_ledger *ledgers, size_t n)
 {
-    struct ledger total = sum_up(ledgers, n);
+    bool utf8 = cli_is_utf8();
+    int columns_there, lines, width, longest = 0;
+
+    for (size_t i = 0; i < n; i++)
+        if ((int)strlen(ledgers[i].name) > longest)
+            longest = (int)strlen(ledgers[i].name);
+    cli_terminal_size(&columns_there, &lines);
+    width = columns_there - longest - 2;
+    width = width > BAR_MAX ? BAR_MAX : width < 10 ? 10 : width;
+    putchar('\n');
+    for (size_t i = 0; i < n; i++) {
+        char *bar = cli_bar(&ledgers[i], width, utf8);
+
+        printf("%-*s  %s\n", longest, ledgers[i].name, bar ? bar : "");
+        free(bar);
+    }
+    printf("%*s  ", longest, "");
+    cli_print_legend(utf8);
+}
+
+static void show(const struct cli *cli, const struct cli_ledger *ledgers, size_t n)
+{
+    struct cli_ledger total = cli_ledger_total(ledgers, n);
     json_t *rows = json_array(), *row, *all;
     size_t i;
 
     for (i = 0; i < n; i++)
-        json_array_append_new(rows, ledger_row(&ledgers[i], true));
+        json_array_append_new(rows, cli_ledger_row(&ledgers[i], true));
     if (cli->format == FORMAT_JSON) {
-        all = json_pack("{s:O, s:o}", "guests", rows, "total", ledger_row(&total, false));
+        all = json_pack("{s:O, s:o}", "guests", rows, "total", cli_ledger_row(&total, false));
         cli_print_json(all, JSON_INDENT(2));
         json_decref(all);
     } else {
-        json_array_append_new(rows, ledger_row(&total, true));
+        json_array_append_new(rows, cli_ledger_row(&total, true));
         json_array_foreach(rows, i, row)
         {
             add_cost(row);
         }
         cli_print_rows(cli, rows, columns);
+        if (cli->format == FORMAT_TABLE && n && isatty(STDOUT_FILENO))
+            show_bars(ledgers, n);
     }
     json_decref(rows);
 }
 
 int cli_memory(struct cli *cli, const struct cli_args *args)
 {
-    struct ledger *ledgers;
+    struct cli_ledger *ledgers;
     uint64_t timeout;
     char **names;
     size_t n = 0;
@@ -276,6 +204,12 @@ int cli_memory(struct cli *cli, const struct cli_args *args)
 
     if (cli_number(args, OPT_TIMEOUT, 1u << 30, 0, &timeout) < 0)
         return CLI_USAGE;
+    if (args->value[OPT_HISTORY]) {
+        if (!args->value[OPT_SETTLE])
+            return cli_history(cli, args);
+        cli_tell("--history does not go with --settle");
+        return CLI_USAGE;
+    }
     names = choose(cli, args);
     if (!names)
         return CLI_FAILED;
@@ -284,7 +218,7 @@ int cli_memory(struct cli *cli, const struct cli_args *args)
     ledgers = get_ledgers(cli, names, &n, &r);
     if (ledgers && (n || !args->n_names))
         show(cli, ledgers, n);
-    free_ledgers(ledgers, n);
+    cli_ledgers_free(ledgers, n);
     cli_names_free(names);
     return r < 0 ? CLI_FAILED : CLI_DONE;
 }

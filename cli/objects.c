@@ -63,6 +63,26 @@ static const struct field template_fields[] = {
     {0},
 };
 
+#define MANAGER(property, dbus_type, member)                      \
+    {                                                             \
+        property, dbus_type, offsetof(struct cli_manager, member) \
+    }
+
+static const struct field manager_fields[] = {
+    MANAGER("Version", DBUS_TYPE_STRING, version),
+    MANAGER("Engine", DBUS_TYPE_STRING, engine),
+    MANAGER("MemoryPressure", DBUS_TYPE_STRING, pressure),
+    MANAGER("MemoryPressureReason", DBUS_TYPE_STRING, pressure_reason),
+    MANAGER("ScanBudget", DBUS_TYPE_UINT32, scan_budget),
+    MANAGER("MemoryAvailable", DBUS_TYPE_UINT64, available),
+    MANAGER("MemoryTotal", DBUS_TYPE_UINT64, total),
+    MANAGER("MemoryAtRisk", DBUS_TYPE_UINT64, at_risk),
+    MANAGER("MemoryLow", DBUS_TYPE_UINT64, low),
+    MANAGER("MemoryCritical", DBUS_TYPE_UINT64, critical),
+    MANAGER("MaxMappings", DBUS_TYPE_UINT64, max_mappings),
+    {0},
+};
+
 /* ---- reading ---- */
 
 static char **read_names(DBusMessageIter *value, size_t *ret_n)
@@ -262,6 +282,36 @@ void cli_objects_free(struct cli_objects *objects)
     free(objects->guest);
     free(objects->tmpl);
     memset(objects, 0, sizeof(*objects));
+}
+
+int cli_manager_get(struct cli *cli, struct cli_manager *ret_manager)
+{
+    const char *interface = CLI_MANAGER;
+    struct cli_manager manager = {0};
+    DBusMessageIter iter;
+    DBusMessage *reply;
+    int r = cli_call(cli, &reply, CLI_ROOT, DBUS_INTERFACE_PROPERTIES, "GetAll", DBUS_TYPE_STRING,
+                     &interface, DBUS_TYPE_INVALID);
+
+    if (r < 0)
+        return r;
+    if (dbus_message_has_signature(reply, "a{sv}")) {
+        dbus_message_iter_init(reply, &iter);
+        read_fields(manager_fields, &manager, &iter);
+    }
+    dbus_message_unref(reply);
+    if (!complete(manager_fields, &manager)) {
+        cli_tell("out of memory");
+        cli_manager_free(&manager);
+        return -1;
+    }
+    *ret_manager = manager;
+    return 0;
+}
+
+void cli_manager_free(struct cli_manager *manager)
+{
+    free_fields(manager_fields, manager);
 }
 
 const struct cli_guest *cli_find_guest(const struct cli_objects *objects, const char *name)

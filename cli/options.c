@@ -46,6 +46,9 @@ static const struct option_spec specs[OPT_N] = {
     [OPT_FOLLOW] = {"follow", 'f', NULL, "go on as the guest writes more"},
     [OPT_LINGER] = {"linger", 0, "S", "after the end of input, leave when silent for S seconds"},
     [OPT_SETTLE] = {"settle", 0, NULL, "wait until nothing more is found to share"},
+    [OPT_HISTORY] = {"history", 0, NULL, "show the last hour: of these guests, or of all together"},
+    [OPT_DELAY] = {"delay", 'd', "SECONDS", "between two looks (default: 2)"},
+    [OPT_ITERATIONS] = {"iterations", 'n', "N", "end after N looks; needs no terminal"},
 };
 
 static const enum cli_option global_options[] = {OPT_HELP, OPT_VERSION, OPT_BUS_ADDRESS, OPT_FORMAT,

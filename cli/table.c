@@ -15,7 +15,8 @@
 
 static bool is_right(enum cli_kind kind)
 {
-    return kind == KIND_NUMBER || kind == KIND_PID || kind == KIND_SIZE || kind == KIND_SECONDS;
+    return kind == KIND_NUMBER || kind == KIND_PID || kind == KIND_SIZE || kind == KIND_SECONDS ||
+           kind == KIND_PERCENT || kind == KIND_RATE;
 }
 
 /* A list of texts on one line; malloc'ed. */
@@ -70,6 +71,13 @@ static char *cell(const json_t *value, enum cli_kind kind)
         snprintf(text, sizeof(text), "%.2f s", json_number_value(value));
         return strdup(text);
     }
+    if ((kind == KIND_PERCENT || kind == KIND_RATE) && json_is_number(value)) {
+        snprintf(text, sizeof(text), kind == KIND_RATE ? "%.0f" : "%.1f %%",
+                 json_number_value(value));
+        return strdup(text);
+    }
+    if (json_is_null(value))
+        return strdup("-"); /* not known */
     if (json_is_boolean(value))
         return strdup(json_is_true(value) ? "yes" : "no");
     if ((json_is_string(value) && !*json_string_value(value)) ||

@@ -33,7 +33,7 @@ _vmctl_complete()
     --for) words="login stopped" ;;
     --bus-address) words="system session" ;;
     --share-group) words="none" ;;
-    --name | --count | --memory | -m | --vcpus | --cmdline | --timeout | -t | --linger | --priority) return ;;
+    --name | --count | --memory | -m | --vcpus | --cmdline | --timeout | -t | --linger | --priority | --delay | -d | --iterations | -n) return ;;
     esac
     if [ -n "$words" ]; then
         mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
@@ -60,7 +60,7 @@ _vmctl_complete()
         *)
             case $command in
             create | run | "template info" | "template delete") words="$words $(_vmctl_names template)" ;;
-            list | events | template\ *) ;;
+            list | events | top | metrics | template\ *) ;;
             *) words="$words $(_vmctl_names guest)" ;;
             esac
             ;;

@@ -79,6 +79,11 @@ static void send_memory(struct fake *fake, uint64_t cookie)
     msg.memory.resident = msg.memory.private_;
     msg.memory.cpu_ns = 1500000000;
     msg.memory.settled = 1;
+    msg.memory.merges = 20;
+    msg.memory.splits = 10;
+    msg.memory.repacked = 5;
+    msg.memory.freezes = 15;
+    msg.memory.longest_freeze_ns = 250000;
     proto_send(fake->sock, &msg);
 }
 

@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "cli/draw.c"
 #include "cli/options.c"
 #include "cli/size.c"
 
@@ -18,6 +19,7 @@ const struct cli_command cli_commands[] = {
     {"logs", "NAME", {0}, {OPT_FOLLOW}, "x", NULL},
     {"memory", "[NAME...]", {0}, {OPT_SETTLE}, "x", NULL},
     {"list", "", {0}, {0}, "x", NULL},
+    {"set", "NAME...", {OPT_PRIORITY}, {0}, "x", NULL},
     {0},
 };
 
@@ -157,6 +159,81 @@ static void test_numbers(void **state)
     free(parsed.args.name);
 }
 
+static void test_integers(void **state)
+{
+    static const struct {
+        const char *text;
+        int32_t number; /* 1000: not one */
+    } cases[] = {{"5", 5},       {"-5", -5},    {"0", 0},
+                 {"-100", -100}, {"100", 100},  {"101", 1000},
+                 {"-101", 1000}, {"", 1000},    {"-", 1000},
+                 {"+5", 1000},   {" 5", 1000},  {"5x", 1000},
+                 {"--5", 1000},  {"1.5", 1000}, {"99999999999999999999", 1000}};
+    struct parsed parsed = parse("set a b --priority -7");
+    int32_t number;
+
+    (void)state;
+    assert_int_equal(parsed.status, CLI_DONE);
+    assert_int_equal(cli_integer(&parsed.args, OPT_PRIORITY, 100, 3, &number), 0);
+    assert_int_equal(number, -7);
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        parsed.args.value[OPT_PRIORITY] = cases[i].text;
+        if (cli_integer(&parsed.args, OPT_PRIORITY, 100, 3, &number) < 0)
+            number = 1000;
+        if (number != cases[i].number)
+            fail_msg("\"%s\" is %d, not %d", cases[i].text, number, cases[i].number);
+    }
+    parsed.args.value[OPT_PRIORITY] = NULL;
+    assert_int_equal(cli_integer(&parsed.args, OPT_PRIORITY, 100, 3, &number), 0);
+    assert_int_equal(number, 3);
+    free(parsed.args.name);
+}
+
+static void expect_bar(struct cli_ledger ledger, int width, bool utf8, const char *wanted)
+{
+    char *bar = cli_bar(&ledger, width, utf8);
+
+    assert_string_equal(bar, wanted);
+    free(bar);
+}
+
+static void test_bars(void **state)
+{
+    const uint64_t whole = UINT64_C(1) << 40;
+
+    (void)state;
+    expect_bar((struct cli_ledger){0}, 5, false, ".....");
+    expect_bar((struct cli_ledger){.nominal = 100, .private = 100}, 5, false, "#####");
+    expect_bar(
+        (struct cli_ledger){.nominal = 100, .pool = 20, .tmpl = 10, .lineage = 10, .private = 40},
+        10, false, "####====..");
+    expect_bar((struct cli_ledger){.nominal = whole, .private = whole / 2, .pool = whole / 2}, 4,
+               true, "██▒▒");
+    expect_bar((struct cli_ledger){.nominal = 100, .private = 300, .pool = 300}, 3, false, "###");
+    expect_bar((struct cli_ledger){.nominal = 100, .private = 1}, 3, true, "···");
+}
+
+static void expect_sparkline(const double *values, size_t n, int width, bool utf8,
+                             const char *wanted)
+{
+    char *line = cli_sparkline(values, n, width, utf8);
+
+    assert_string_equal(line, wanted);
+    free(line);
+}
+
+static void test_sparklines(void **state)
+{
+    const double values[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 0};
+
+    (void)state;
+    expect_sparkline(values, 0, 10, false, "");
+    expect_sparkline(values, 1, 10, false, "_");
+    expect_sparkline(values, 10, 10, true, "▁▁▂▃▄▅▆▇█▁");
+    expect_sparkline(values, 10, 5, false, "_-=*#"); /* the largest of each pair */
+    expect_sparkline(values, 10, 3, true, "▂▅█");
+}
+
 static void test_counted_names(void **state)
 {
     struct cli_args args = {.value = {[OPT_COUNT] = "3"}};
@@ -221,7 +298,8 @@ int main(void)
         cmocka_unit_test(test_commands), cmocka_unit_test(test_wrong_usage),
         cmocka_unit_test(test_values),   cmocka_unit_test(test_help_needs_nothing_else),
         cmocka_unit_test(test_numbers),  cmocka_unit_test(test_counted_names),
-        cmocka_unit_test(test_sizes),
+        cmocka_unit_test(test_sizes),    cmocka_unit_test(test_integers),
+        cmocka_unit_test(test_bars),     cmocka_unit_test(test_sparklines),
     };
 
     if (!freopen("/dev/null", "w", stderr)) /* the usage lines of what is wrong */

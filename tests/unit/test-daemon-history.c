@@ -101,8 +101,8 @@ static void test_samples(void **state)
     assert_int_equal(guest_recent_splits(a), 3);
     history_tick(daemon, 30 * SECOND);
     expect_sample(&a->history, 1, 30, 48 * MIB, 0, 3);
-    expect_sample(&b->history, 0, 30, 48 * MIB, 1500000000, 0);
-    expect_sample(&daemon->history, 2, 30, 96 * MIB, 1500000000, 3);
+    expect_sample(&b->history, 0, 30, 48 * MIB, 1500000000, 10);
+    expect_sample(&daemon->history, 2, 30, 96 * MIB, 1500000000, 13);
     child_kill(a->process);
     run_while_not(world, is_idle, a);
     history_tick(daemon, 40 * SECOND);
