@@ -99,9 +99,11 @@ vmctl info h | grep -q '^State: *running$' || fail "info: $(vmctl info h)"
 status 1 'there is no guest nix' vmctl info nix
 
 # ---- memory ----
-jq_is '(.guests | length == 4) and (.guests[0] | keys == ["cpu_seconds", "lineage", "mappings",
-    "mappings_skipped", "merges", "name", "nominal", "pool", "private", "resident", "saved",
+jq_is '(.guests | length == 4) and (.guests[0] | keys == ["balloon", "cpu_seconds", "freezes",
+    "lineage", "longest_freeze_seconds", "mappings", "mappings_skipped", "merges", "name", "nominal",
+    "passes", "pool", "private", "process_cpu_seconds", "repacked", "resident", "saved",
     "splits", "template", "zero"]) and (.total | has("name") | not) and
+    .total.freezes == 15 * 4 and .total.longest_freeze_seconds == 0.00025 and .guests[0].repacked == 5 and
     .total.nominal == ([.guests[].nominal] | add) and .total.resident == ([.guests[].resident] | add) and
     all(.guests[]; .nominal == .zero + .lineage + .template + .pool + .private)' \
     vmctl memory --settle --timeout 60 --format json

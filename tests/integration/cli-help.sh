@@ -24,7 +24,7 @@ plain_man()
 
 vmctl --help | sed -n '/^commands:/,/^options/s/^  vmctl //p' | commands >"$TMP/help"
 plain_man | sed -n 's/^\.SS vmctl //p' | commands >"$TMP/man"
-[ "$(wc -l <"$TMP/help")" -ge 19 ] || fail "vmctl --help shows only $(wc -l <"$TMP/help") commands"
+[ "$(wc -l <"$TMP/help")" -ge 22 ] || fail "vmctl --help shows only $(wc -l <"$TMP/help") commands"
 diff "$TMP/help" "$TMP/man" >&2 || fail "commands: vmctl --help (<) and vmctl.1 (>) differ"
 
 # Options: those of all commands and of every single one against the section OPTIONS.
@@ -58,6 +58,8 @@ complete_line()
 expect 'memory' complete_line vmctl mem
 expect 'import' complete_line vmctl template im
 expect '--settle' complete_line vmctl memory --se
+expect '--iterations' complete_line vmctl top --it
+expect '--priority' complete_line vmctl set a --prio
 expect '--follow' complete_line vmctl logs --fol
 expect '--kernel' complete_line vmctl template import --k
 expect 'csv' complete_line vmctl --format c
