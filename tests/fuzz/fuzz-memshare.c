@@ -111,10 +111,6 @@ static uint64_t hash_of(uint8_t number)
 
 /* ---- what must always be so ---- */
 
-#ifndef MS_MAX_REFS
-#define MS_MAX_REFS UINT32_MAX
-#endif
-
 static uint64_t references(const struct fuzz *f, uint32_t slot)
 {
     uint64_t sum = 0;
@@ -133,7 +129,7 @@ static void check_slots(const struct fuzz *f)
     uint64_t sum = 0, used = 0;
 
     for (uint32_t slot = 0; slot < store->n_slots; slot++) {
-        uint64_t refs = store->refs[slot] & MS_MAX_REFS;
+        uint64_t refs = ms_store_refs(store, slot);
 
         CHECK(refs == references(f, slot));
         sum += refs;
@@ -141,6 +137,30 @@ static void check_slots(const struct fuzz *f)
     }
     CHECK(sum == f->pool->mapped_pages);
     CHECK(used == store->used);
+}
+
+/* What the index knows is true, and each client's share of it is counted. */
+static void check_index(const struct fuzz *f)
+{
+    const struct ms_index *index = &f->pool->index;
+    uint64_t hints[CLIENTS + 1] = {0}, used = 0;
+
+    for (uint64_t i = 0; i < index->size; i++) {
+        const struct ms_entry *entry = &index->entry[i];
+
+        used += entry->kind != MS_ENTRY_EMPTY;
+        if (entry->kind == MS_ENTRY_UNIQUE) {
+            CHECK(entry->client < f->pool->n_ids && f->pool->client[entry->client]);
+            CHECK(entry->client < CLIENTS);
+            hints[entry->client]++;
+        } else if (entry->kind == MS_ENTRY_SLOT) {
+            CHECK(entry->value < f->pool->store.n_slots);
+        }
+    }
+    CHECK(used == index->used);
+    for (int i = 0; i < CLIENTS; i++)
+        if (f->peer[i].client)
+            CHECK(f->peer[i].client->n_hints == hints[f->peer[i].client->id]);
 }
 
 static void check_stats(const struct fuzz *f)
@@ -345,7 +365,7 @@ static size_t message(struct fuzz *f, struct peer *peer)
     case 0: return hello(f, next_number(f, 2) ? RAM_PAGES : next_number(f, 255));
     case 1:
     case 2: return offer(f, peer, MS_MSG_OFFER);
-    case 3: return offer(f, peer, MS_MSG_LOOKED + 1); /* WITHDRAW, where there is one */
+    case 3: return offer(f, peer, MS_MSG_WITHDRAW);
     case 4: return publish(f);
     case 5: return publish_asked(f, peer);
     case 6: return drop_granted(f, peer);
@@ -465,7 +485,8 @@ static void end(struct fuzz *f)
         detach(&f->peer[i]);
     }
     ms_pool_reap(f->pool);
-    CHECK(f->pool->mapped_pages == 0 && f->pool->store.used == 0);
+    CHECK(f->pool->mapped_pages == 0 && f->pool->store.used == 0 && f->pool->index.used == 0);
+    CHECK(f->pool->store.n_slots == 0); /* none is reserved */
     CHECK(fstat(f->pool->store.fd, &st) == 0);
     CHECK(st.st_blocks == 0);
     ms_pool_free(f->pool);
@@ -483,6 +504,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         step(&f);
         check_stats(&f);
         check_slots(&f);
+        check_index(&f);
         check_honest(&f);
     }
     for (uint8_t k = 0; k < KEPT; k++) /* and the honest ones are served as before */
