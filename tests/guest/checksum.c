@@ -87,22 +87,10 @@ static void verify(uint64_t i)
     }
 }
 
-static uint64_t usable_pages(const uint8_t *boot_params)
-{
-    uint64_t end = 0;
-
-    for (unsigned i = 0; i < boot_params[0x1e8]; i++) { /* e820: 20 bytes an entry */
-        const uint8_t *e = boot_params + 0x2d0 + 20 * i;
-        uint64_t start = *(const uint64_t *)e, size = *(const uint64_t *)(e + 8);
-        if (*(const uint32_t *)(e + 16) == 1 && start <= START && start + size > end)
-            end = start + size;
-    }
-    return (end - START) / PAGE;
-}
-
 void guest_main(uint8_t *boot_params)
 {
-    uint64_t n = usable_pages(boot_params), turns = 0, writes = 0, said = rdtsc();
+    uint64_t n = (ram_end(boot_params, START) - START) / PAGE, turns = 0, writes = 0,
+             said = rdtsc();
 
     random_state = rdtsc() | 1;
     for (uint64_t i = 0; i < n; i++)

@@ -144,19 +144,6 @@ static void run_phase(char phase)
     report(&gaps, phase);
 }
 
-static uint64_t tsc_khz(const uint8_t *boot_params)
-{
-    static const char name[] = "tsc_early_khz=";
-    const char *line = (const char *)(uint64_t) * (const uint32_t *)(boot_params + 0x228);
-    uint64_t khz = 0;
-
-    for (unsigned i = 0; *line && name[i]; line++)
-        i = *line == name[i] ? i + 1 : *line == name[0];
-    while (*line >= '0' && *line <= '9')
-        khz = khz * 10 + (uint64_t)(*line++ - '0');
-    return khz;
-}
-
 void guest_main(uint8_t *boot_params)
 {
     int c = 0;
