@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #define KSM       "/sys/kernel/mm/ksm/"
@@ -25,8 +26,8 @@ static const char *const setting[SETTINGS] = {"run", "pages_to_scan", "sleep_mil
 struct ksm {
     const struct options *options;
     pid_t ksmd;
-    int sharing, full_scans; /* fds */
-    long before[SETTINGS];   /* -1: this kernel has no such setting */
+    int lock, sharing, full_scans; /* fds */
+    long before[SETTINGS];         /* -1: this kernel has no such setting */
     struct guests guests;
     struct guest_reply reply[MAX_GUESTS];
     uint64_t start_ns, start_cpu_ns, captured, step;
@@ -88,6 +89,9 @@ int ksm_open(struct ksm **ret_ksm, const struct options *options)
         return -ENOMEM;
     ksm->options = options;
     ksm->ksmd = proc_find("ksmd");
+    ksm->lock = open_file("run", O_RDONLY);
+    if (ksm->lock >= 0)
+        (void)flock(ksm->lock, LOCK_EX); /* one benchmark at a time */
     ksm->sharing = open_file("pages_sharing", O_RDONLY);
     ksm->full_scans = open_file("full_scans", O_RDONLY);
     for (int i = 0; i < SETTINGS; i++)
@@ -107,6 +111,8 @@ void ksm_close(struct ksm *ksm)
     for (int i = 0; i < SETTINGS; i++)
         if (ksm->before[i] >= 0)
             (void)set(setting[i], ksm->before[i]);
+    if (ksm->lock >= 0)
+        close(ksm->lock);
     if (ksm->sharing >= 0)
         close(ksm->sharing);
     if (ksm->full_scans >= 0)
