@@ -23,14 +23,32 @@ static void count_page(struct ms_ledger *ledger, uint8_t class, uint32_t where)
         ledger->pool += MS_PAGE_SIZE;
 }
 
+void ms_scanner_counters(struct ms_scanner *scanner, struct ms_ledger *ret_ledger)
+{
+    *ret_ledger = (struct ms_ledger){
+        .nominal = scanner->config.ram_bytes,
+        .merges = atomic_load(&scanner->merges),
+        .splits = atomic_load(&scanner->splits),
+        .cpu_ns = atomic_load(&scanner->budget.spent_ns),
+        .mappings = atomic_load(&scanner->pages.mappings),
+        .mappings_skipped = atomic_load(&scanner->pages.n_skipped),
+        .passes = atomic_load(&scanner->passes),
+        .repacked = atomic_load(&scanner->repacked),
+        .freezes = atomic_load(&scanner->freezes),
+        .longest_freeze_ns = atomic_load(&scanner->longest_freeze_ns),
+        .settled = atomic_load(&scanner->settled),
+    };
+}
+
 int ms_scanner_ledger(struct ms_scanner *scanner, struct ms_ledger *ret_ledger)
 {
-    struct ms_ledger ledger = {.nominal = scanner->config.ram_bytes};
+    struct ms_ledger ledger;
     uint8_t class[MS_WINDOW];
 
+    ms_scanner_counters(scanner, &ledger);
     for (uint64_t first = 0; first < scanner->n_pages; first += MS_WINDOW) {
         uint64_t n = scanner->n_pages - first < MS_WINDOW ? scanner->n_pages - first : MS_WINDOW;
-        int r = ms_pagemap_classify(&scanner->pagemap, ms_ram_page(scanner, first), n, class);
+        int r = ms_pagemap_classify(&scanner->pagemap, ms_ram_page(scanner, first), n, true, class);
 
         if (r < 0)
             return r;
@@ -38,16 +56,6 @@ int ms_scanner_ledger(struct ms_scanner *scanner, struct ms_ledger *ret_ledger)
             count_page(&ledger, class[i] & MS_CLASS_MASK, ms_where(&scanner->pages, first + i));
     }
     ledger.resident = ledger.lineage + ledger.template_ + ledger.pool + ledger.private_;
-    ledger.merges = atomic_load(&scanner->merges);
-    ledger.splits = atomic_load(&scanner->splits);
-    ledger.cpu_ns = atomic_load(&scanner->budget.spent_ns);
-    ledger.mappings = atomic_load(&scanner->pages.mappings);
-    ledger.mappings_skipped = atomic_load(&scanner->pages.n_skipped);
-    ledger.passes = atomic_load(&scanner->passes);
-    ledger.repacked = atomic_load(&scanner->repacked);
-    ledger.freezes = atomic_load(&scanner->freezes);
-    ledger.longest_freeze_ns = atomic_load(&scanner->longest_freeze_ns);
-    ledger.settled = atomic_load(&scanner->settled);
     *ret_ledger = ledger;
     return 0;
 }

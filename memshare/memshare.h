@@ -136,6 +136,10 @@ int ms_scanner_discard(struct ms_scanner *scanner, uint64_t page, uint64_t n_pag
  * thread. */
 int ms_scanner_ledger(struct ms_scanner *scanner, struct ms_ledger *ret_ledger);
 
+/* Only what is counted as it happens: merges .. settled, without a look at the page tables; the
+ * sizes are 0. Any thread. */
+void ms_scanner_counters(struct ms_scanner *scanner, struct ms_ledger *ret_ledger);
+
 /* ---- daemon side
  * ------------------------------------------------------------------------------------ */
 /* One thread (vmmd's event loop) calls all of these. Nothing blocks. */

@@ -52,7 +52,7 @@ struct scan_arg {
 #define ENTRY_ALONE   ((uint64_t)1 << 56)
 #define ENTRIES       256
 
-static int scan_some(const struct ms_pagemap *pagemap, uint64_t start, uint64_t end,
+static int scan_some(const struct ms_pagemap *pagemap, uint64_t start, uint64_t end, bool files,
                      struct scan_region *region, uint64_t *ret_walked)
 {
     struct scan_arg arg = {
@@ -62,8 +62,8 @@ static int scan_some(const struct ms_pagemap *pagemap, uint64_t start, uint64_t 
         .vec = (uint64_t)(uintptr_t)region,
         .vec_len = SCAN_REGIONS,
         .category_anyof_mask = SCAN_PRESENT | SCAN_SWAPPED,
-        .return_mask =
-            SCAN_PRESENT | SCAN_SWAPPED | SCAN_FILE | SCAN_PFNZERO | SCAN_ALLOWED | SCAN_WRITTEN,
+        .return_mask = SCAN_PRESENT | SCAN_SWAPPED | SCAN_PFNZERO | SCAN_ALLOWED | SCAN_WRITTEN |
+                       (files ? SCAN_FILE : 0),
     };
     int n = ioctl(pagemap->fd, SCAN_IOCTL, &arg);
 
@@ -107,7 +107,7 @@ int ms_pagemap_open(struct ms_pagemap *pagemap, void *ram, uint64_t bytes,
         return -errno;
     pagemap->statm = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
     pagemap->has_scan = allow >= MS_ALLOW_SCAN &&
-                        scan_some(pagemap, start, start + MS_PAGE_SIZE, region, &walked) >= 0;
+                        scan_some(pagemap, start, start + MS_PAGE_SIZE, true, region, &walked) >= 0;
     if (pagemap->has_scan && allow >= MS_ALLOW_ALL)
         (void)track_all(pagemap, ram, bytes); /* without it hashes are compared */
     return 0;
@@ -146,8 +146,8 @@ int ms_pagemap_arm(const struct ms_pagemap *pagemap, void *start, uint64_t n)
         .flags = SCAN_PROTECT,
         .start = (uint64_t)(uintptr_t)start,
         .end = (uint64_t)(uintptr_t)start + n * MS_PAGE_SIZE,
-        .category_inverted = SCAN_FILE | SCAN_PFNZERO,
-        .category_mask = SCAN_PRESENT | SCAN_WRITTEN | SCAN_FILE | SCAN_PFNZERO,
+        .category_inverted = SCAN_PFNZERO,
+        .category_mask = SCAN_PRESENT | SCAN_WRITTEN | SCAN_PFNZERO,
     };
 
     if (pagemap->uffd < 0)
@@ -187,7 +187,7 @@ static uint8_t class_of_categories(uint64_t categories)
 }
 
 static int classify_by_scan(const struct ms_pagemap *pagemap, uint64_t start, uint64_t n,
-                            uint8_t *ret_class)
+                            bool files, uint8_t *ret_class)
 {
     struct scan_region region[SCAN_REGIONS];
     uint64_t end = start + n * MS_PAGE_SIZE;
@@ -195,7 +195,7 @@ static int classify_by_scan(const struct ms_pagemap *pagemap, uint64_t start, ui
     memset(ret_class, MS_ABSENT, n);
     for (uint64_t at = start; at < end;) {
         uint64_t walked;
-        int found = scan_some(pagemap, at, end, region, &walked);
+        int found = scan_some(pagemap, at, end, files, region, &walked);
 
         if (found < 0)
             return found;
@@ -241,11 +241,11 @@ static int classify_by_entries(const struct ms_pagemap *pagemap, uint64_t start,
     return 0;
 }
 
-int ms_pagemap_classify(const struct ms_pagemap *pagemap, const void *start, uint64_t n,
+int ms_pagemap_classify(const struct ms_pagemap *pagemap, const void *start, uint64_t n, bool files,
                         uint8_t *ret_class)
 {
     uint64_t at = (uint64_t)(uintptr_t)start;
 
-    return pagemap->has_scan ? classify_by_scan(pagemap, at, n, ret_class)
+    return pagemap->has_scan ? classify_by_scan(pagemap, at, n, files, ret_class)
                              : classify_by_entries(pagemap, at, n, ret_class);
 }

@@ -45,8 +45,9 @@ int ms_pagemap_open(struct ms_pagemap *pagemap, void *ram, uint64_t bytes,
                     enum ms_pagemap_allow allow);
 void ms_pagemap_close(struct ms_pagemap *pagemap);
 
-/* The class of each of `n` pages from `start` on, with flags. 0 or -errno. */
-int ms_pagemap_classify(const struct ms_pagemap *pagemap, const void *start, uint64_t n,
+/* The class of each of `n` pages from `start` on, with flags. 0 or -errno. Without `files`, which
+ * costs the kernel a cache miss a page, MS_OWN and MS_FILE may both be told as MS_OWN. */
+int ms_pagemap_classify(const struct ms_pagemap *pagemap, const void *start, uint64_t n, bool files,
                         uint8_t *ret_class);
 
 /* From now on a write to one of these pages makes it MS_WRITTEN: those of our own memory that are

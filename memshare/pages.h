@@ -74,6 +74,12 @@ static inline bool ms_is_mergeable(uint32_t where)
     return ms_kind_of(where) == MS_ANON || ms_kind_of(where) == MS_OLD || (where & MS_SPLIT);
 }
 
+/* Is it known to be memory of our own, if it is there? */
+static inline bool ms_is_private(uint32_t where)
+{
+    return ms_kind_of(where) == MS_ANON || (where & MS_SPLIT);
+}
+
 static inline bool ms_is_gone(const struct ms_pages *pages, uint64_t page)
 {
     return atomic_load_explicit(&pages->gone[page / 64], memory_order_acquire) >> (page % 64) & 1;

@@ -20,6 +20,8 @@
 #define NO_BLOCK     UINT64_MAX
 #define PAY_EVERY    128 /* pages between two looks at the budget */
 #define OFFER_ROUNDS 3
+#define SPLITS_SHARE 1000 /* looking for splits may take 1/1000 of the time */
+#define SPLITS_NS    64000000000
 
 /* ---- what the page tables say ---- */
 
@@ -74,17 +76,22 @@ static enum ms_class class_at(const struct ms_scanner *scanner, uint64_t i)
     return (enum ms_class)(scanner->window_class[i] & MS_CLASS_MASK);
 }
 
-/* Classifies a window and notes splits; afterwards MS_OWN pages may be merged. */
-static int look_at_tables(struct ms_scanner *scanner, uint64_t first, uint64_t n)
+/* Classifies a window; afterwards MS_OWN pages may be merged. With `splits` it finds merged pages
+ * that were written to; else they still count as merged. */
+static int look_at_tables(struct ms_scanner *scanner, uint64_t first, uint64_t n, bool splits)
 {
-    int r = ms_pagemap_classify(&scanner->pagemap, ms_ram_page(scanner, first), n,
+    int r = ms_pagemap_classify(&scanner->pagemap, ms_ram_page(scanner, first), n, splits,
                                 scanner->window_class);
 
     if (r < 0)
         return r;
     for (uint64_t i = 0; i < n; i++) {
-        if (class_at(scanner, i) == MS_OWN)
+        if (class_at(scanner, i) != MS_OWN)
+            continue;
+        if (splits)
             note_split(scanner, first + i);
+        else if (!ms_is_private(ms_where(&scanner->pages, first + i)))
+            scanner->window_class[i] = MS_FILE;
     }
     return 0;
 }
@@ -94,13 +101,53 @@ static uint64_t window_at(const struct ms_scanner *scanner, uint64_t first)
     return scanner->n_pages - first < MS_WINDOW ? scanner->n_pages - first : MS_WINDOW;
 }
 
-void ms_scan_sweep(struct ms_scanner *scanner, bool with_tables)
+/* ---- splits ---- */
+
+/* What would be memory of our own if nothing had been merged: it grows with every split. */
+static uint64_t own_memory(const struct ms_scanner *scanner)
+{
+    return ms_pagemap_anonymous(&scanner->pagemap) + atomic_load(&scanner->merges);
+}
+
+/* To find splits the kernel has to look at every merged page. That is done if there may be some, as
+ * often as it costs little, and now and then in any case, for the count is not always exact. */
+static bool splits_due(struct ms_scanner *scanner)
+{
+    uint64_t own = own_memory(scanner);
+    uint64_t since = ms_now_ns() - scanner->splits_ns;
+
+    if (!scanner->pages.n_shared)
+        return false;
+    if (!scanner->pagemap.has_scan)
+        return true; /* entries tell it without cost */
+    if (own < scanner->splits_own)
+        scanner->splits_own = own;
+    return (own > scanner->splits_own && since >= scanner->splits_cost_ns * SPLITS_SHARE) ||
+           since >= SPLITS_NS;
+}
+
+static void note_look(struct ms_scanner *scanner)
+{
+    scanner->splits_own = own_memory(scanner);
+    scanner->splits_ns = ms_now_ns();
+}
+
+static void look_for_splits(struct ms_scanner *scanner)
+{
+    uint64_t cpu = ms_thread_cpu_ns();
+
+    note_look(scanner);
+    for (uint64_t first = 0; first < scanner->n_pages; first += MS_WINDOW)
+        if (look_at_tables(scanner, first, window_at(scanner, first), true) < 0)
+            break;
+    scanner->splits_cost_ns = ms_thread_cpu_ns() - cpu;
+}
+
+void ms_scan_sweep(struct ms_scanner *scanner)
 {
     note_all_gone(scanner);
-    for (uint64_t first = 0; with_tables && scanner->pages.n_shared && first < scanner->n_pages;
-         first += MS_WINDOW)
-        if (look_at_tables(scanner, first, window_at(scanner, first)) < 0)
-            break;
+    if (splits_due(scanner))
+        look_for_splits(scanner);
     (void)ms_link_flush(&scanner->link);
 }
 
@@ -385,7 +432,7 @@ static bool is_candidate(const struct ms_scanner *scanner, uint64_t page, enum m
 
 static void scan_hint(struct ms_scanner *scanner, uint64_t page, uint64_t block, uint64_t n)
 {
-    if (look_at_tables(scanner, page, n) < 0)
+    if (look_at_tables(scanner, page, n, true) < 0)
         return;
     for (uint64_t i = 0; i < n; i++) {
         if (!is_candidate(scanner, page + i, class_at(scanner, i)))
@@ -414,24 +461,7 @@ void ms_scan_hints(struct ms_scanner *scanner)
     ms_merge_flush(scanner);
 }
 
-/* Another guest published these pages, which stand in a row; the references are ours. */
-static void scan_look(struct ms_scanner *scanner, const struct ms_look *look, uint32_t n)
-{
-    bool known = look->page < scanner->n_pages && n <= scanner->n_pages - look->page &&
-                 look_at_tables(scanner, look->page, n) == 0;
-
-    for (uint32_t i = 0; i < n; i++) {
-        uint64_t page = look[i].page;
-
-        if (known && is_candidate(scanner, page, class_at(scanner, i)) &&
-            still_mergeable(scanner, page))
-            ms_merge_add(scanner, MS_FROM_POOL, page, look[i].slot);
-        else
-            ms_link_drop(&scanner->link, look[i].slot);
-    }
-    scanner->looked += n;
-}
-
+/* Another guest published pages of ours; the references are ours. */
 void ms_scan_looks(struct ms_scanner *scanner)
 {
     struct ms_look look[MS_MAX_LOOK];
@@ -439,14 +469,13 @@ void ms_scan_looks(struct ms_scanner *scanner)
 
     (void)ms_link_poll(&scanner->link);
     count = ms_link_take_look(&scanner->link, look);
-    for (uint32_t i = 0; i < count;) {
-        uint32_t n = 1;
-
-        while (i + n < count && look[i + n].page == look[i].page + n)
-            n++;
-        scan_look(scanner, &look[i], n);
-        i += n;
+    for (uint32_t i = 0; i < count; i++) {
+        if (look[i].page < scanner->n_pages && still_mergeable(scanner, look[i].page))
+            ms_merge_add(scanner, MS_FROM_POOL, look[i].page, look[i].slot);
+        else
+            ms_link_drop(&scanner->link, look[i].slot);
     }
+    scanner->looked += count;
     if (count)
         ms_merge_flush(scanner);
 }
@@ -487,7 +516,7 @@ static void scan_window(struct ms_scanner *scanner, uint64_t first, uint64_t n)
     uint64_t pass = atomic_load(&scanner->passes);
     uint64_t arm_first = first, arm_end = first;
 
-    if (look_at_tables(scanner, first, n) < 0)
+    if (look_at_tables(scanner, first, n, scanner->pass_splits) < 0)
         return;
     for (uint64_t i = 0; i < n; i++) {
         scanner->pass_resident += class_at(scanner, i) == MS_OWN || class_at(scanner, i) == MS_FILE;
@@ -507,6 +536,9 @@ static void scan_window(struct ms_scanner *scanner, uint64_t first, uint64_t n)
 
 void ms_scan_pass(struct ms_scanner *scanner)
 {
+    scanner->pass_splits = splits_due(scanner);
+    if (scanner->pass_splits)
+        note_look(scanner);
     scanner->pass_merged = 0;
     scanner->pass_fresh = 0;
     scanner->pass_resident = 0;

@@ -19,16 +19,16 @@
 
 #include "memshare/ms-hash.h"
 
-#define MS(x)            ((uint64_t)(x)*1000000)
-#define PASS_SOON        MS(20)   /* the time a page must stand still to be worth merging, */
-#define PASS_BUSY        MS(160)  /* doubling up to this while the guest makes news all the time */
-#define PASS_IDLE        MS(1000) /* when there was nothing to do, doubling up to: */
-#define PASS_RARE        MS(16000)
-#define GROWTH_FRACTION  64 /* 1/64 of resident more memory of our own: look at once */
-#define SWEEP_EVERY      MS(1000)
-#define HINT_GATHER      MS(10) /* device reads come in swarms */
-#define WRITING_FRACTION 1000   /* more than 1/1000 of resident split: sweep until the next pass */
-#define QUIET_FRACTION   200    /* less than 1/200 of resident is (almost) nothing */
+#define MS(x)           ((uint64_t)(x)*1000000)
+#define PASS_SOON       MS(20)    /* the time a page must stand still to be worth merging, */
+#define PASS_BUSY       MS(160)   /* doubling up to this while the guest makes news all the time */
+#define PASS_IDLE       MS(1000)  /* when there was nothing to do: at least this, */
+#define PASS_RARE       MS(16000) /* at most this, */
+#define IDLE_SHARE      4000      /* and so that passes take 1/4000 of the time */
+#define GROWTH_FRACTION 64        /* 1/64 of resident more memory of our own: look at once */
+#define SWEEP_EVERY     MS(1000)
+#define HINT_GATHER     MS(10) /* device reads come in swarms */
+#define QUIET_FRACTION  200    /* less than 1/200 of resident is (almost) nothing */
 
 /* ---- life ---- */
 
@@ -334,9 +334,10 @@ static bool take_connection(struct ms_scanner *scanner)
 
 /* ---- the loop ---- */
 
-static void finish_pass(struct ms_scanner *scanner)
+static void finish_pass(struct ms_scanner *scanner, uint64_t cpu_ns)
 {
     uint64_t news = scanner->pass_merged + scanner->pass_fresh + scanner->looked;
+    uint64_t idle_ns = cpu_ns * IDLE_SHARE;
 
     if (ms_scanner_interrupted(scanner))
         return;
@@ -348,13 +349,13 @@ static void finish_pass(struct ms_scanner *scanner)
         scanner->quiet_passes++;
     atomic_store(&scanner->settled, scanner->quiet_passes >= 2);
     scanner->anonymous = ms_pagemap_anonymous(&scanner->pagemap);
-    if (!scanner->quiet_passes && scanner->interval_ns < PASS_BUSY)
-        scanner->interval_ns = scanner->interval_ns ? 2 * scanner->interval_ns : PASS_SOON;
-    else if (scanner->quiet_passes < 2)
-        scanner->interval_ns = scanner->quiet_passes ? PASS_SOON : PASS_BUSY;
-    else if (scanner->interval_ns < PASS_IDLE)
-        scanner->interval_ns = PASS_IDLE;
-    else if (scanner->interval_ns < PASS_RARE)
+    if (scanner->quiet_passes >= 2)
+        scanner->interval_ns = idle_ns < PASS_IDLE   ? PASS_IDLE
+                               : idle_ns > PASS_RARE ? PASS_RARE
+                                                     : idle_ns;
+    else if (scanner->quiet_passes || !scanner->interval_ns)
+        scanner->interval_ns = PASS_SOON;
+    else if (scanner->interval_ns < PASS_BUSY)
         scanner->interval_ns *= 2;
 }
 
@@ -375,15 +376,6 @@ static void take_looks(struct ms_scanner *scanner)
     hurry(scanner);
 }
 
-/* After the tables were looked at, in a pass or a sweep. */
-static void note_writing(struct ms_scanner *scanner)
-{
-    uint64_t splits = atomic_load(&scanner->splits);
-
-    scanner->writing = (splits - scanner->swept_splits) * WRITING_FRACTION > scanner->pass_resident;
-    scanner->swept_splits = splits;
-}
-
 /* Has the guest taken much memory of its own since the last pass? */
 static bool has_grown(const struct ms_scanner *scanner)
 {
@@ -396,11 +388,7 @@ static bool has_grown(const struct ms_scanner *scanner)
 /* So that references to pages that are private now do not stay until a rare pass. */
 static void sweep(struct ms_scanner *scanner)
 {
-    bool with_tables = scanner->writing || !atomic_load(&scanner->budget.percent);
-
-    ms_scan_sweep(scanner, with_tables);
-    if (with_tables)
-        note_writing(scanner);
+    ms_scan_sweep(scanner);
     if (atomic_load(&scanner->budget.percent) && has_grown(scanner))
         hurry(scanner);
 }
@@ -417,7 +405,7 @@ static void rest(struct ms_scanner *scanner, uint64_t until)
 
 void ms_scanner_run(struct ms_scanner *scanner)
 {
-    uint64_t passed = 0, swept = 0, now;
+    uint64_t passed = 0, swept = 0, now, cpu;
 
     scanner->thread = pthread_self();
     ms_budget_start(&scanner->budget);
@@ -435,9 +423,9 @@ void ms_scanner_run(struct ms_scanner *scanner)
             (void)ms_link_poll(&scanner->link);
         now = ms_now_ns();
         if (atomic_load(&scanner->budget.percent) && now >= passed + scanner->interval_ns) {
+            cpu = ms_thread_cpu_ns();
             ms_scan_pass(scanner);
-            finish_pass(scanner);
-            note_writing(scanner);
+            finish_pass(scanner, ms_thread_cpu_ns() - cpu);
             passed = swept = ms_now_ns();
         } else if (now >= swept + SWEEP_EVERY) {
             sweep(scanner);

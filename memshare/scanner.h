@@ -92,12 +92,13 @@ struct ms_scanner {
 
     /* this pass */
     uint64_t pass_resident, pass_merged, pass_fresh;
-    uint64_t looked;       /* pages another guest has too, since the last pass ended */
-    unsigned quiet_passes; /* in a row */
-    uint64_t interval_ns;  /* until the next pass */
-    uint64_t anonymous;    /* pages of our own at the end of the last pass, roughly */
-    uint64_t swept_splits; /* splits known when the tables were last looked at */
-    bool writing;          /* many were found then: the guest is writing to what it shares */
+    bool pass_splits;
+    uint64_t splits_own; /* memory of our own plus what was merged, when splits were looked for */
+    uint64_t splits_ns, splits_cost_ns; /* when that was, and what it cost */
+    uint64_t looked;                    /* pages another guest has too, since the last pass ended */
+    unsigned quiet_passes;              /* in a row */
+    uint64_t interval_ns;               /* until the next pass */
+    uint64_t anonymous;                 /* pages of our own at the end of the last pass, roughly */
 
     /* since start; read by any thread */
     _Atomic uint64_t merges, splits, passes;
@@ -128,9 +129,9 @@ void ms_merge_flush(struct ms_scanner *scanner);
 
 /* scan.c */
 void ms_scan_pass(struct ms_scanner *scanner);
-/* Takes note of discards since the last look, with_tables: of writes too, and gives those
- * references back. The tables cost about half a microsecond a mapping. */
-void ms_scan_sweep(struct ms_scanner *scanner, bool with_tables);
+/* Takes note of discards, and of writes to merged pages if that is due; gives those references
+ * back. */
+void ms_scan_sweep(struct ms_scanner *scanner);
 void ms_scan_hints(struct ms_scanner *scanner);
 void ms_scan_looks(struct ms_scanner *scanner);
 

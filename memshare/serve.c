@@ -101,7 +101,7 @@ static bool room_for_look(struct ms_client *client)
 
 /* The first to offer a page that has a slot now gets a reference to it. Without room for that the
  * page stays as it is until it changes. */
-static void note_look(struct ms_pool *pool, uint16_t id, uint32_t page, uint32_t slot)
+static void queue_look(struct ms_pool *pool, uint16_t id, uint32_t page, uint32_t slot)
 {
     struct ms_client *client = id < pool->n_ids ? pool->client[id] : NULL;
 
@@ -272,7 +272,7 @@ static uint32_t publish_page(struct ms_client *client, const void *page, uint32_
     forget_hint(pool, &first);
     if (first.kind == MS_ENTRY_UNIQUE &&
         (first.client != client->id || first.value != client->wanted_page[item]))
-        note_look(pool, first.client, first.value, slot);
+        queue_look(pool, first.client, first.value, slot);
     return slot;
 }
 

@@ -277,7 +277,7 @@ static void test_classes(void **state)
             assert_false(pagemap.has_scan);
         if (allow < MS_ALLOW_ALL)
             assert_int_equal(pagemap.uffd, -1);
-        assert_int_equal(ms_pagemap_classify(&pagemap, ram, 16, class), 0);
+        assert_int_equal(ms_pagemap_classify(&pagemap, ram, 16, true, class), 0);
         for (int i = 0; i < 16; i++)
             class[i] &= MS_CLASS_MASK;
         assert_int_equal(class[0], MS_OWN);

@@ -58,6 +58,7 @@ int image_oracle(const struct image *image, unsigned n, bool zero_resident, stru
 enum guest_command {
     GUEST_SCAN,      /* start the scanner with budget `value` */
     GUEST_MERGEABLE, /* give the memory to KSM instead */
+    GUEST_COUNTERS,  /* cheap: to look at while it is measured */
     GUEST_LEDGER,
     GUEST_CHANGE, /* change `value` pages a second for `seconds` */
     GUEST_HASH,   /* hash what is resident, as memshare does and plainly */

@@ -199,6 +199,7 @@ static void obey(struct self *self, const struct guest_request *request, struct 
         if (madvise(self->ram, self->n_pages * MS_PAGE_SIZE, MADV_MERGEABLE) < 0)
             reply->error = -errno;
         break;
+    case GUEST_COUNTERS: ms_scanner_counters(self->scanner, &reply->ledger); break;
     case GUEST_LEDGER: reply->error = ms_scanner_ledger(self->scanner, &reply->ledger); break;
     case GUEST_CHANGE: reply->changed = change(self, request->value, request->seconds); break;
     case GUEST_HASH: hash(self, reply); break;

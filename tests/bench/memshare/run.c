@@ -100,7 +100,7 @@ static int look(struct ours *o, struct progress *progress)
 {
     struct ms_pool_stats stats;
     uint64_t captured;
-    int r = guests_ask(&o->guests, &(struct guest_request){.command = GUEST_LEDGER}, o->reply);
+    int r = guests_ask(&o->guests, &(struct guest_request){.command = GUEST_COUNTERS}, o->reply);
 
     if (r < 0)
         return r;
@@ -184,6 +184,8 @@ static int result(struct ours *o)
 
     if (r == 0)
         r = proc_memory(getpid(), 0, 0, &memory);
+    if (r == 0)
+        r = guests_ask(&o->guests, &(struct guest_request){.command = GUEST_LEDGER}, o->reply);
     if (r < 0)
         return r;
     run->daemon_bytes =
