@@ -2,7 +2,8 @@
 /*
  * The kernel's KSM on the same content in the same kind of processes. Each run begins with nothing
  * merged (run = 2, new processes). KSM belongs to the whole machine: its settings are noted and put
- * back. Its CPU time is that of ksmd, to the nanosecond.
+ * back. Its CPU time is that of ksmd, to the nanosecond. ksmd has a nice value of 5: beside other
+ * work it takes longer, so its times (not its CPU time) mean something on an idle machine only.
  */
 #include "tests/bench/memshare/bench.h"
 
