@@ -213,11 +213,20 @@ static void on_history_timer(evutil_socket_t fd, short what, void *opaque)
     history_tick(opaque, now_usec());
 }
 
+static void on_saved_timer(evutil_socket_t fd, short what, void *opaque)
+{
+    (void)fd;
+    (void)what;
+    guests_measure_saved(opaque);
+}
+
 static int add_timers(struct daemon *daemon)
 {
     daemon->memory_timer = event_new(daemon->base, -1, 0, on_memory_timer, daemon);
+    daemon->saved_timer = event_new(daemon->base, -1, EV_PERSIST, on_saved_timer, daemon);
     daemon->history_timer = event_new(daemon->base, -1, EV_PERSIST, on_history_timer, daemon);
-    if (!daemon->memory_timer || !daemon->history_timer ||
+    if (!daemon->memory_timer || !daemon->saved_timer || !daemon->history_timer ||
+        event_add(daemon->saved_timer, &(struct timeval){.tv_sec = 1}) < 0 ||
         event_add(daemon->history_timer, &(struct timeval){.tv_sec = HISTORY_SECONDS}) < 0)
         return -ENOMEM;
     return 0;
@@ -301,6 +310,8 @@ void daemon_free(struct daemon *daemon)
     pressure_free(daemon->pressure);
     if (daemon->memory_timer)
         event_free(daemon->memory_timer);
+    if (daemon->saved_timer)
+        event_free(daemon->saved_timer);
     if (daemon->history_timer)
         event_free(daemon->history_timer);
     history_free(&daemon->history);

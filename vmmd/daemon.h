@@ -79,6 +79,8 @@ struct daemon {
     struct shares *shares;
     struct event *memory_timer; /* see guest_memory_dirty() */
     struct pressure *pressure;
+    struct event *saved_timer; /* see guests_measure_saved() */
+    unsigned turn;
     struct event *history_timer;
     struct history history; /* of all guests together */
 

@@ -126,7 +126,7 @@ static bool put_ledger(const struct guest *guest, DBusMessageIter *iter)
         {"Nominal", m->nominal},    {"Resident", m->resident},
         {"Zero", m->zero},          {"Lineage", m->lineage},
         {"Template", m->template_}, {"Pool", m->pool},
-        {"Private", m->private_},   {"Saved", guest_saved(guest)},
+        {"Private", m->private_},   {"Saved", guest->saved},
         {"Merges", m->merges},      {"Splits", m->splits},
         {"Mappings", m->mappings},  {"MappingsSkipped", m->mappings_skipped},
         {"Passes", m->passes},      {"Balloon", m->balloon},
@@ -162,6 +162,7 @@ static void on_memory(void *opaque, const struct problem *problem)
     reply = bus_call_reply_new(call);
     if (reply) {
         dbus_message_iter_init_append(reply, &iter);
+        guest_measure_saved(waiting->guest); /* others may have changed it since the report */
         if (!put_ledger(waiting->guest, &iter)) {
             dbus_message_unref(reply);
             reply = NULL;
@@ -285,7 +286,7 @@ static bool get_resident(void *object, DBusMessageIter *iter)
 
 static bool get_saved(void *object, DBusMessageIter *iter)
 {
-    return bus_put_u64(iter, guest_saved(object));
+    return bus_put_u64(iter, ((struct guest *)object)->saved);
 }
 
 static bool get_settled(void *object, DBusMessageIter *iter)

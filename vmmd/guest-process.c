@@ -350,8 +350,7 @@ void guest_process_forget(struct guest *guest)
     event_del(guest->timer);
     guest_talk_close(guest);
     close_files(guest);
-    share_leave(guest->share);
-    guest->share = NULL;
+    guest_leave_share(guest);
     guest->held = guest->hold_never = false;
     guest->counters_before = (struct history_counters){0};
     child_free(guest->process);

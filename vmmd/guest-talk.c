@@ -39,8 +39,7 @@ static void on_share_lost(void *opaque, int error, const char *text)
     char reason[256];
 
     text_copy(reason, sizeof(reason), text);
-    share_leave(guest->share);
-    guest->share = NULL;
+    guest_leave_share(guest);
     guest_memory_dirty(guest);
     if (error == -ECONNRESET)
         return; /* it ends, and its pidfd will say so; or it goes on without a pool */
@@ -75,14 +74,12 @@ static void send_share(struct guest *guest)
     struct proto_msg msg;
     struct problem problem;
 
-    share_leave(guest->share);
-    guest->share = NULL;
+    guest_leave_share(guest);
     proto_init(&msg, PROTO_SHARE);
     if (strcmp(guest->config.share_group, GUEST_SHARE_NONE) != 0)
         join_pool(guest, &msg);
     if (guest_talk_send(guest, &msg, &problem) < 0) {
-        share_leave(guest->share);
-        guest->share = NULL;
+        guest_leave_share(guest);
         daemon_happened(guest->daemon, "pool-error", guest->config.name, "%s", problem.text);
     }
     proto_close_fds(&msg);
@@ -206,6 +203,7 @@ static int on_state(struct guest *guest, const struct proto_state *state)
 static int on_memory(struct guest *guest, const struct proto_memory *memory)
 {
     guest->memory = *memory;
+    guest_measure_saved(guest);
     guest_memory_dirty(guest);
     if (memory->cookie != 0)
         guest_wait_finish(guest, WAIT_MEMORY, memory->cookie, NULL);

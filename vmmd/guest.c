@@ -68,7 +68,7 @@ struct guest *guest_new(struct daemon *daemon, const struct guest_config *config
                        NULL) < 0)
         guest->running_engine = config->engine; /* not available here any more: start will say so */
     TAILQ_INSERT_TAIL(&daemon->guests, guest, link);
-    daemon->n_guests++;
+    guest->its_turn = daemon->n_guests++ % SAVED_SECONDS;
     return guest;
 }
 
@@ -157,9 +157,31 @@ void guest_memory_flush(struct daemon *daemon)
     }
 }
 
-uint64_t guest_saved(const struct guest *guest)
+void guest_measure_saved(struct guest *guest)
 {
-    return share_saved(guest->share);
+    uint64_t saved = share_saved(guest->share);
+
+    if (saved == guest->saved)
+        return;
+    guest->saved = saved;
+    guest_memory_dirty(guest);
+}
+
+void guests_measure_saved(struct daemon *daemon)
+{
+    struct guest *guest;
+
+    daemon->turn = (daemon->turn + 1) % SAVED_SECONDS;
+    TAILQ_FOREACH(guest, &daemon->guests, link)
+    if (guest->its_turn == daemon->turn)
+        guest_measure_saved(guest);
+}
+
+void guest_leave_share(struct guest *guest)
+{
+    share_leave(guest->share);
+    guest->share = NULL;
+    guest_measure_saved(guest);
 }
 
 uint64_t guest_recent_splits(const struct guest *guest)

@@ -31,6 +31,7 @@
 #define GUEST_ANSWER_SECS  5  /* for a request that the guest process should answer at once */
 #define GUEST_END_SECS     10 /* for a guest process to end by itself */
 #define GUEST_REBOOT_PAUSE 1  /* seconds between two starts of a guest that keeps rebooting */
+#define SAVED_SECONDS      10
 #define GUEST_SHARE_NONE   "none"
 #define GUEST_PRIORITY_MAX 100 /* and -100 the least */
 
@@ -101,6 +102,8 @@ struct guest {
     struct template_fds fds;
     int overlay_fd, console_fd; /* held from start to SETUP */
     struct share_member *share;
+    uint64_t saved;    /* bytes, as last measured: see guest_measure_saved() */
+    unsigned its_turn; /* in which second of SAVED_SECONDS that is done by itself */
 
     bool end_seen; /* a final STATE came: end_state and end_reason hold */
     uint32_t end_state;
@@ -143,7 +146,14 @@ int guest_open_console(struct guest *guest, int *ret_fd, struct problem *problem
 int guest_open_log(struct guest *guest, int *ret_fd, struct problem *problem);
 int guest_delete(struct guest *guest, struct problem *problem);
 
-uint64_t guest_saved(const struct guest *guest);         /* bytes */
+/*
+ * Looks how much it saves now, which takes time in proportion to what it shares. What one guest
+ * saves changes by what others do, too, so it is done for each every SAVED_SECONDS, for some of
+ * them each second.
+ */
+void guest_measure_saved(struct guest *guest);
+void guests_measure_saved(struct daemon *daemon); /* once a second */
+void guest_leave_share(struct guest *guest);
 uint64_t guest_recent_splits(const struct guest *guest); /* since the last sample of its history */
 /* One that does not read keeps its old budget. */
 void guest_send_scan_budget(struct guest *guest);

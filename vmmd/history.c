@@ -79,7 +79,7 @@ static void sample_guest(struct guest *guest, uint64_t now, struct history_sampl
     struct history_sample sample = {
         .time = now,
         .resident = memory->resident,
-        .saved = guest_saved(guest),
+        .saved = guest->saved,
         .cpu_ns = grown(memory->cpu_ns, before->cpu_ns),
         .merges = grown(memory->merges, before->merges),
         .splits = grown(memory->splits, before->splits),

@@ -219,7 +219,7 @@ static uint64_t at_risk(const struct daemon *daemon)
     uint64_t sum = 0;
 
     TAILQ_FOREACH(guest, &daemon->guests, link)
-    sum += guest_saved(guest);
+    sum += guest->saved;
     return sum;
 }
 

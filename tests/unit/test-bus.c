@@ -260,7 +260,7 @@ static void test_introspection_is_the_contract(void **state)
 
 struct heard {
     unsigned added, removed, changed, events;
-    char last_changed[256], last_event[64];
+    char last_changed[256], last_event[64], last_saved[24];
 };
 
 static void on_added(void *opaque, DBusMessage *signal)
@@ -279,6 +279,7 @@ static void on_changed(void *opaque, DBusMessage *signal)
 {
     struct heard *heard = opaque;
     DBusMessageIter iter, dict, value;
+    dbus_uint64_t saved;
     const char *key;
 
     assert_true(dbus_message_has_signature(signal, "sa{sv}as"));
@@ -287,8 +288,13 @@ static void on_changed(void *opaque, DBusMessage *signal)
     dbus_message_iter_next(&iter);
     dbus_message_iter_recurse(&iter, &dict);
     while (bus_dict_next(&dict, &key, &value))
-        if (strcmp(key, "State") == 0)
+        if (strcmp(key, "State") == 0) {
             assert_true(bus_get(&value, DBUS_TYPE_STRING, &key));
+        } else if (strcmp(key, "Saved") == 0) {
+            assert_true(bus_get(&value, DBUS_TYPE_UINT64, &saved));
+            snprintf(heard->last_saved, sizeof(heard->last_saved), "%llu",
+                     (unsigned long long)saved);
+        }
     snprintf(heard->last_changed, sizeof(heard->last_changed), "%s", dbus_message_get_path(signal));
 }
 
@@ -374,6 +380,31 @@ static void test_changes_are_coalesced(void **state)
     reply = call(b, method(ADAPTER_ROOT, DBUS_INTERFACE_PEER, "Ping"));
     dbus_message_unref(reply.message);
     assert_int_equal(heard.changed, 1);
+}
+
+static bool saved_is_announced(void *opaque)
+{
+    return strcmp(((struct heard *)opaque)->last_saved, "0") == 0;
+}
+
+/* What a guest saves may change without a word from the guest. */
+static void test_memory_signals(void **state)
+{
+    struct bus_world *b = *state;
+    struct heard heard = {0};
+    struct bus_error err;
+    struct guest *guest;
+
+    import_template(b->world, "deb");
+    guest = create_guest(b->world, "deb", "web");
+    assert_int_equal(bus_match(b->client, ADAPTER_BUS_NAME, NULL, PROPERTIES, "PropertiesChanged",
+                               on_changed, &heard, &err),
+                     0);
+    guest->saved = 4096; /* as if others had gone */
+    for (int i = 0; i < SAVED_SECONDS; i++)
+        guests_measure_saved(b->world->daemon);
+    run_while_not(b->world, saved_is_announced, &heard);
+    assert_string_equal(heard.last_changed, ADAPTER_ROOT "/guest/web");
 }
 
 /* ---- values and errors ---- */
@@ -474,6 +505,7 @@ int main(int argc, char **argv)
         CASE(test_introspection_is_the_contract),
         CASE(test_signals),
         CASE(test_changes_are_coalesced),
+        CASE(test_memory_signals),
         CASE(test_texts_are_always_valid),
         CASE(test_errors),
         CASE(test_the_name_is_taken),
