@@ -113,13 +113,15 @@ static void test_console(void **state)
 static void test_reboot_starts_again(void **state)
 {
     struct world *world = *state;
+    struct outcome outcome = {0};
     struct guest *guest;
     pid_t first;
 
     import_template(world, "deb");
     guest = create_guest(world, "deb", "reboot-1");
-    start_guest(world, guest);
-    first = child_pid(guest->process);
+    assert_int_equal(guest_start(guest, on_outcome, &outcome, &outcome.problem), 0);
+    first = child_pid(guest->process); /* it may be gone before we hear that it has run */
+    run_until(world, &outcome.done);
     run_while_not(world, has_login, guest);
     while (!guest->process || child_pid(guest->process) == first || guest->phase != PHASE_UP)
         event_base_loop(world->base, EVLOOP_ONCE);
