@@ -132,18 +132,24 @@ void soft_leave(struct engine *e, enum engine_exit exit)
     uc_emu_stop(e->uc);
 }
 
+bool soft_pass_gate(struct engine *e)
+{
+    if (e->left) /* on the way out already, and perhaps outside of the gate */
+        return false;
+    if (e->host.poll(e->host.opaque, 0))
+        return true;
+    soft_leave(e, ENGINE_EXIT_STOPPED);
+    return false;
+}
+
 bool soft_attend(struct engine *e)
 {
     int vector = -1;
     bool dropped;
 
-    if (e->left) /* on the way out already, and perhaps outside of the gate */
-        return false;
     atomic_store(&e->attention, false);
-    if (!e->host.poll(e->host.opaque, 0)) {
-        soft_leave(e, ENGINE_EXIT_STOPPED);
+    if (!soft_pass_gate(e))
         return false;
-    }
     dropped = soft_drop_written(e);
     if (e->flush_pending) { /* too much was written: the next head flushes everything */
         soft_interrupt(e);
@@ -158,8 +164,11 @@ bool soft_attend(struct engine *e)
     if (irqchip_pending(&e->irqchip)) /* not allowed now: look again at each head */
         atomic_store(&e->attention, true);
     pthread_mutex_unlock(&e->lock);
-    if (vector >= 0)
+    if (vector >= 0) {
+        e->delivering = true; /* a fault in it leaves by longjmp: see exec_interrupt */
         do_interrupt_x86_hardirq_x86_64(e->env, vector, 1);
+        e->delivering = false;
+    }
     return vector >= 0 || dropped;
 }
 
@@ -452,16 +461,23 @@ static void soft_clock_shift(struct engine *e, uint64_t ns)
  * -----------------------------------------------------------------------------------------------
  */
 
+static void deliver_exception(struct engine *e)
+{
+    e->delivering = true;
+    x86_cpu_do_interrupt_x86_64(e->cpu);
+    e->delivering = false;
+}
+
 static void on_exception(uc_engine *uc, uint32_t number, void *opaque)
 {
     (void)uc, (void)number;
-    x86_cpu_do_interrupt_x86_64(((struct engine *)opaque)->cpu);
+    deliver_exception(opaque);
 }
 
 static bool on_invalid_instruction(uc_engine *uc, void *opaque)
 {
     (void)uc;
-    x86_cpu_do_interrupt_x86_64(((struct engine *)opaque)->cpu);
+    deliver_exception(opaque);
     return true;
 }
 

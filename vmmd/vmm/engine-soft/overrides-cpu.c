@@ -53,8 +53,10 @@ bool x86_cpu_exec_interrupt_x86_64(void *cpu, int interrupt_request)
     struct engine *e = soft_self;
 
     (void)interrupt_request;
+    e->delivering = false;
     if (e->watch_hit) { /* nothing may come between the watched access and its #DB */
-        if (e->watch_trap)
+        /* But the gate: when the frame of a #DB is what is watched, there is no end to them. */
+        if (e->watch_trap && soft_pass_gate(e))
             soft_watch_raise(e);
         if (!e->watch_waited) {
             e->watch_waited = true;

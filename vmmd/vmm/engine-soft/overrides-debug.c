@@ -107,7 +107,10 @@ void cpu_check_watchpoint_x86_64(void *cpu, uint64_t address, uint64_t length, u
             e->watch_hit = true;
         }
     }
-    if (e->watch_hit) {
+    if (e->watch_hit && e->delivering) {
+        e->watch_trap = true;
+        soft_interrupt(e);
+    } else if (e->watch_hit) {
         e->watch_waited = false;
         cpu_restore_state_x86_64(cpu, return_address, true);
         e->cpu->cflags_next_tb = CFLAGS_ONE_INSN;

@@ -98,6 +98,7 @@ struct engine {
     struct soft_watchpoint *watchpoints;
     bool watch_hit, watch_trap; /* a watched access began; was made: #DB is due */
     bool watch_waited;          /* its instruction had its chance to run again */
+    bool delivering; /* an interrupt or exception: what it took is gone, it cannot begin again */
 };
 
 extern struct engine *soft_self;
@@ -108,6 +109,7 @@ extern struct engine *soft_self;
 void soft_interrupt(struct engine *e); /* any thread, signal handlers too */
 bool soft_attend(
     struct engine *e); /* vCPU thread, between blocks: true if an interrupt was begun */
+bool soft_pass_gate(struct engine *e); /* vCPU thread; false: it is on its way out */
 void soft_leave(struct engine *e, enum engine_exit exit);
 uint64_t soft_now(const struct engine *e);
 uint64_t soft_tsc(const struct engine *e);
