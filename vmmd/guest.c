@@ -330,12 +330,15 @@ int guest_resume(struct guest *guest, guest_done_fn done, void *opaque, struct p
 int guest_hold(struct guest *guest, const char *reason, guest_done_fn done, void *opaque,
                struct problem *problem)
 {
-    int r = send_and_wait(guest, PROTO_PAUSE, WAIT_PAUSE, done, opaque, problem);
+    int r = guest_talk_simple(guest, PROTO_PAUSE, problem);
 
     if (r < 0)
         return r;
     guest->held = true;
     snprintf(guest->hold_reason, sizeof(guest->hold_reason), "paused by vmmd: %.400s", reason);
+    /* If there is no room for a waiter it is held all the same; only nobody is told if it is deaf.
+     */
+    guest_wait(guest, WAIT_PAUSE, 0, GUEST_ANSWER_SECS, done, opaque, NULL);
     return 0;
 }
 

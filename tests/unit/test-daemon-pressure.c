@@ -118,6 +118,47 @@ static void test_cgroup_v1(void **state)
     expect_host(world, 8192, 8000, "this host");
 }
 
+/* Files that hold anything: nothing but a figure or an error may come of them. */
+static void test_garbage(void **state)
+{
+    static const char *const paths[] = {
+        "/proc/self/mountinfo",         "/proc/self/cgroup",
+        "/sys/fs/cgroup/a/memory.max",  "/sys/fs/cgroup/memory.max",
+        "/sys/fs/cgroup/a/memory.stat", "/sys/fs/cgroup/a/memory.current"};
+    static const char *const words[] = {V2_MOUNT,
+                                        "0::/a\n",
+                                        "4:memory:/a\n",
+                                        " ",
+                                        "\n",
+                                        ":",
+                                        "/",
+                                        "\\040",
+                                        "\\",
+                                        "- cgroup2 ",
+                                        " - cgroup x rw,memory",
+                                        "max",
+                                        "-1",
+                                        "18446744073709551616",
+                                        "4096",
+                                        "inactive_file ",
+                                        "..",
+                                        "%n%s",
+                                        "\xff\xfe"};
+    struct world *world = *state;
+    struct hostmem hostmem;
+    char text[512];
+
+    srand(1);
+    for (int i = 0; i < 3000; i++) {
+        text[0] = '\0';
+        for (int n = rand() % 8; n > 0; n--)
+            strcat(text, words[(size_t)rand() % (sizeof(words) / sizeof(words[0]))]);
+        world_host_file(world, paths[(size_t)rand() % (sizeof(paths) / sizeof(paths[0]))], text);
+        assert_int_equal(hostmem_read(world->config.host_root, &hostmem), 0);
+        assert_true(hostmem.available <= hostmem.total);
+    }
+}
+
 static void test_stalls(void **state)
 {
     struct world *world = *state;
@@ -538,6 +579,7 @@ int main(int argc, char **argv)
         CASE(test_the_host),
         CASE(test_cgroup_v2),
         CASE(test_cgroup_v1),
+        CASE(test_garbage),
         CASE(test_stalls),
         cmocka_unit_test(test_limits),
         cmocka_unit_test(test_hysteresis),
