@@ -335,10 +335,11 @@ static void offer(struct ms_scanner *scanner, uint64_t page, uint64_t hash)
 
 /* ---- one page ---- */
 
-static uint64_t hash_of(const struct ms_scanner *scanner, uint64_t page)
+static uint64_t hash_of(struct ms_scanner *scanner, uint64_t page)
 {
     uint64_t hash = ms_hash_page(ms_ram_page(scanner, page));
 
+    atomic_fetch_add_explicit(&scanner->hashed, 1, memory_order_relaxed);
     return hash ? hash : 1; /* 0 is for pages not looked at */
 }
 

@@ -101,7 +101,7 @@ struct ms_scanner {
     uint64_t anonymous;                 /* pages of our own at the end of the last pass, roughly */
 
     /* since start; read by any thread */
-    _Atomic uint64_t merges, splits, passes;
+    _Atomic uint64_t merges, splits, passes, hashed;
     _Atomic bool settled;
     _Atomic uint64_t freezes, longest_freeze_ns, repacked;
 };

@@ -67,12 +67,17 @@ static void *rig_serve(void *opaque)
     return NULL;
 }
 
-static inline void rig_start(struct rig *rig)
+static inline void rig_start_with(struct rig *rig, enum ms_timing timing)
 {
     memset(rig, 0, sizeof(*rig));
     pthread_mutex_init(&rig->lock, NULL);
-    assert_int_equal(ms_pool_new(&rig->pool, "test", 0, MS_TIMING_PLAIN), 0);
+    assert_int_equal(ms_pool_new(&rig->pool, "test", 0, timing), 0);
     assert_int_equal(pthread_create(&rig->thread, NULL, rig_serve, rig), 0);
+}
+
+static inline void rig_start(struct rig *rig)
+{
+    rig_start_with(rig, MS_TIMING_PLAIN);
 }
 
 static inline void rig_detach(struct rig *rig, int i)
@@ -209,24 +214,34 @@ static void *guest_scan(void *opaque)
     return NULL;
 }
 
-/* Starts the scanner; adjust: changes the configuration first. */
-static inline void guest_start(struct guest *guest, const struct ms_template *tmpl,
-                               uint64_t max_mappings, enum ms_pagemap_allow allow)
+static inline struct ms_scanner_config guest_config(struct guest *guest)
 {
-    struct ms_scanner_config config = {
+    return (struct ms_scanner_config){
         .ram = guest->ram,
         .ram_bytes = guest->n * PAGE,
         .ops = &guest_ops,
         .opaque = guest,
         .tmpl = {.fd = -1},
         .budget_percent = 100,
-        .max_mappings = max_mappings,
     };
+}
+
+static inline void guest_start_with(struct guest *guest, const struct ms_scanner_config *config,
+                                    enum ms_pagemap_allow allow)
+{
+    assert_int_equal(ms_scanner_new_with(&guest->scanner, config, allow), 0);
+    assert_int_equal(pthread_create(&guest->thread, NULL, guest_scan, guest), 0);
+}
+
+static inline void guest_start(struct guest *guest, const struct ms_template *tmpl,
+                               uint64_t max_mappings, enum ms_pagemap_allow allow)
+{
+    struct ms_scanner_config config = guest_config(guest);
 
     if (tmpl)
         config.tmpl = *tmpl;
-    assert_int_equal(ms_scanner_new_with(&guest->scanner, &config, allow), 0);
-    assert_int_equal(pthread_create(&guest->thread, NULL, guest_scan, guest), 0);
+    config.max_mappings = max_mappings;
+    guest_start_with(guest, &config, allow);
 }
 
 static inline void guest_connect(struct guest *guest, struct rig *rig, int i,
