@@ -354,7 +354,8 @@ static void merge_batch(struct ms_scanner *scanner)
         fill_in_run(scanner, &batch->run[i]);
         settle_run(scanner, &batch->run[i]);
     }
-    ms_scanner_pay(scanner);
+    if (!ms_is_unlimited(scanner))
+        ms_scanner_pay(scanner);
 }
 
 void ms_merge_flush(struct ms_scanner *scanner)

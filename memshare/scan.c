@@ -529,7 +529,7 @@ static void scan_window(struct ms_scanner *scanner, uint64_t first, uint64_t n)
             break;
         case ARM_EITHER: break;
         }
-        if (i % PAY_EVERY == PAY_EVERY - 1)
+        if (i % PAY_EVERY == PAY_EVERY - 1 && !ms_is_unlimited(scanner))
             ms_scanner_pay(scanner);
     }
     arm(scanner, arm_first, arm_end);

@@ -135,6 +135,12 @@ void ms_scan_sweep(struct ms_scanner *scanner);
 void ms_scan_hints(struct ms_scanner *scanner);
 void ms_scan_looks(struct ms_scanner *scanner);
 
+/* Nothing is ever owed then. */
+static inline bool ms_is_unlimited(const struct ms_scanner *scanner)
+{
+    return atomic_load(&scanner->budget.percent) >= 100;
+}
+
 static inline uint64_t ms_max_mappings(const struct ms_scanner *scanner)
 {
     return scanner->config.max_mappings ? scanner->config.max_mappings : MS_DEFAULT_MAPPINGS;
