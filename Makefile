@@ -114,6 +114,10 @@ $(BUILD)/tests/%: tests/unit/%.c $(TEST_LIBS)
 	@echo "  LINK    $@"
 	@$(CC) $(CPPFLAGS) $(call pkg_cflags,dbus-1 libevent jansson) $(CFLAGS) $(LDFLAGS) -o $@ $< $(TEST_LIBS) $(TEST_SO)
 
+# With the software engine, for it runs guest code.
+$(BUILD)/tests/test-vmm-engine: TEST_LIBS := $(call objs,$(SOFT_SRC)) $(TEST_LIBS) $(SOFT_LIB)
+$(BUILD)/tests/test-vmm-engine: $(call objs,$(SOFT_SRC)) $(SOFT_LIB)
+
 # Tiny guests of our own: freestanding programs that look like a bzImage.
 GUESTS      := $(patsubst tests/guest/%.c,$(BUILD)/guests/%,$(wildcard tests/guest/*.c))
 GUEST_FLAGS := -std=c11 -O2 -ffreestanding -fno-pic -fno-stack-protector -mno-red-zone -mcmodel=small -mgeneral-regs-only \
