@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * stall: a guest that measures from inside how long it is held up. It turns a short loop and counts
- * the gaps between two looks at the TSC, while it rewrites its pages one after the other, each
- * every four seconds, so that they lie still just long enough to be merged.
+ * stall: a guest that measures from inside how long it is held up. Its pages are the same in every
+ * such guest. In a phase it turns a short loop, counts the gaps between two looks at the TSC, and
+ * rewrites half of its pages, one after the other: each is split, and lies still from then on.
  *
- * Typed to it: c  a phase with content that every such guest writes at the same time;
+ * Typed to it: c  a phase with content that every such guest writes: all is merged again meanwhile;
  *              u  a phase with content of its own, so that nothing can be merged: the baseline;
  *              q  says whether all content is right, and powers off.
  * After a phase it prints how many gaps were how long, what they sum up to, and "end of LETTER".
@@ -12,11 +12,10 @@
 #include "runtime.h"
 
 #define START       (32ull << 20)
-#define PAGES       4096u /* 16 MiB that are rewritten */
+#define PAGES       16384u
 #define PAGE        4096u
 #define WORDS       (PAGE / 8)
-#define CYCLE       4u /* seconds */
-#define PHASE       10u
+#define PHASE       10u  /* seconds */
 #define NOT_LOOKING 512u /* turns between two looks at the serial port */
 
 /* Gaps of up to 1, 2, 4 ... us; the last is everything longer. */
@@ -30,17 +29,19 @@ struct gaps {
 
 /* What a page holds: set when it was written. */
 static uint64_t *const seed_of = (uint64_t *)(20ull << 20);
-static uint64_t ticks_per_us, own;
+static uint64_t ticks_per_us, own, phases;
+static unsigned next_page;
 
 static uint64_t word_of(uint64_t seed, unsigned word)
 {
     return (seed + word) * 0x9e3779b97f4a7c15ull;
 }
 
-static void write_page(unsigned page, uint64_t seed)
+static void write_page(unsigned page, uint64_t seed, uint64_t secret)
 {
     volatile uint64_t *p = (volatile uint64_t *)(START + (uint64_t)page * PAGE);
 
+    seed += secret;
     seed_of[page] = seed;
     for (unsigned w = 0; w < WORDS; w++)
         p[w] = word_of(seed, w);
@@ -122,24 +123,24 @@ static void report(const struct gaps *g, char phase)
     print("\n");
 }
 
-/* Which page is due follows from the TSC, which guests of one host share: they write the same page
- * with the same content at about the same time. */
 static void run_phase(char phase)
 {
-    uint64_t step = ticks_per_us * 1000000 * CYCLE / PAGES;
-    uint64_t last = rdtsc(), end = last + ticks_per_us * 1000000 * PHASE, due = last / step;
+    uint64_t step = ticks_per_us * 1000000 * PHASE / (PAGES / 2);
+    uint64_t last = rdtsc(), end = last + ticks_per_us * 1000000 * PHASE, due = last;
     struct gaps gaps = {{0}, 0, 0};
 
+    phases++;
     for (;;) {
         uint64_t now = rdtsc();
         count_gap(&gaps, now - last);
         last = now;
         if (now > end)
             break;
-        if (now / step <= due)
+        if (now < due)
             continue;
-        due++;
-        write_page(due % PAGES, (due << 16) + (phase == 'u' ? own : 0));
+        due += step;
+        write_page(next_page, (uint64_t)next_page << 16 | phases, phase == 'u' ? own : 0);
+        next_page = (next_page + 1) % PAGES;
     }
     report(&gaps, phase);
 }
@@ -155,7 +156,7 @@ void guest_main(uint8_t *boot_params)
     }
     own = rdtsc() << 20 | 1ull << 63;
     for (unsigned page = 0; page < PAGES; page++)
-        write_page(page, page);
+        write_page(page, (uint64_t)page << 16, 0);
     print("ready login: \n");
     while (c != 'q') {
         for (unsigned i = 0; i < NOT_LOOKING; i++)
