@@ -194,12 +194,12 @@ static int wait_finished(struct cli *cli, struct import *import)
 int cli_template_import(struct cli *cli, const struct cli_args *args)
 {
     struct import import = {0};
-    int r = subscribe(cli, &import);
+    int r = cli_catch_signals(cli); /* before there is something to cancel */
 
     if (r == 0)
-        r = request(cli, args, &import);
+        r = subscribe(cli, &import);
     if (r == 0)
-        r = cli_catch_signals(cli);
+        r = request(cli, args, &import);
     if (r == 0) {
         cli_progress_start(&import.progress, "importing %s", args->name[0]);
         r = wait_finished(cli, &import);
