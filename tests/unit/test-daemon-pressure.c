@@ -252,12 +252,18 @@ static void start_guest(struct world *world, struct guest *guest)
         fail_msg("start: %s", outcome.problem.text);
 }
 
+static bool has_reported(void *opaque)
+{
+    return ((struct guest *)opaque)->memory.nominal > 0;
+}
+
 static struct guest *running_guest(struct world *world, const char *name, int32_t priority)
 {
     struct guest *guest = create_guest(world, "deb", name);
     struct problem problem;
 
     start_guest(world, guest);
+    run_while_not(world, has_reported, guest);
     assert_int_equal(guest_set_priority(guest, priority, &problem), 0);
     return guest;
 }
