@@ -43,11 +43,12 @@ struct engine_host {
     void (*pio_write)(void *opaque, uint16_t port, unsigned size, uint64_t value);
     uint64_t (*mmio_read)(void *opaque, uint64_t gpa, unsigned size);
     void (*mmio_write)(void *opaque, uint64_t gpa, unsigned size, uint64_t value);
-    /* Called after a kick, between two guest instructions: blocks while the machine is frozen or
-     * paused. false: leave vcpu_run() with ENGINE_EXIT_STOPPED. */
+    /* Called after a kick, between two guest instructions: blocks while the machine is paused, and
+     * may do frozen work (gate.h), which replaces mappings of RAM. false: leave vcpu_run() with
+     * ENGINE_EXIT_STOPPED. */
     bool (*poll)(void *opaque, unsigned vcpu);
     /* The vCPU halts (HLT) or runs again; while it halts it counts as not running guest code.
-     * resume blocks like poll and returns the same. */
+     * Both may do work like poll; resume blocks and returns like it. */
     void (*halt)(void *opaque, unsigned vcpu);
     bool (*resume)(void *opaque, unsigned vcpu);
 };

@@ -458,9 +458,10 @@ static void log_holds(const struct worker *w)
         return;
     fprintf(stderr,
             "vmmd-guest %s: merging held the guest as it halted %llu times, while it did %llu, "
-            "between two instructions %llu\n",
+            "between two instructions %llu (p99 %llu us after the kick)\n",
             w->name, (unsigned long long)t->by_halting, (unsigned long long)t->by_bringer,
-            (unsigned long long)t->by_kicked);
+            (unsigned long long)t->by_kicked,
+            (unsigned long long)histogram_quantile(&t->came, 99, 100) / 1000);
     log_times(w, "merging, wall time", &t->held);
     log_times(w, "merging, CPU time", &t->cpu);
 }
