@@ -209,6 +209,19 @@ int ms_link_publish(struct ms_link *link, const uint32_t *item, const void *page
     return r < 0 ? r : wait_answer(link, n, ret_slot);
 }
 
+int ms_link_repack(struct ms_link *link, const uint32_t *slot, uint32_t n, uint32_t *ret_slot)
+{
+    struct {
+        struct ms_msg_head head;
+        uint32_t slot[MS_MAX_REPACK];
+    } msg = {.head = {.type = MS_MSG_REPACK, .count = n}};
+    int r;
+
+    memcpy(msg.slot, slot, n * sizeof(*slot));
+    r = send_plain(link, &msg, sizeof(msg.head) + n * sizeof(*slot));
+    return r < 0 ? r : wait_answer(link, n, ret_slot);
+}
+
 static int flush_numbers(struct ms_link *link, struct ms_msg_numbers *numbers)
 {
     uint32_t count = numbers->head.count;

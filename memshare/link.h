@@ -53,6 +53,10 @@ int ms_link_offer(struct ms_link *link, const struct ms_offer *offer, uint32_t n
 int ms_link_publish(struct ms_link *link, const uint32_t *item, const void *page, uint32_t n,
                     uint32_t *ret_slot);
 
+/* Slots in a row for what is in these `n` ones, at most MS_MAX_REPACK; ret_slot[0] may be
+ * MS_SLOT_FULL: the daemon would rather not. */
+int ms_link_repack(struct ms_link *link, const uint32_t *slot, uint32_t n, uint32_t *ret_slot);
+
 /* Gathered and sent when full or by ms_link_flush; without a connection they are forgotten. */
 void ms_link_drop(struct ms_link *link, uint32_t slot);
 void ms_link_template_ref(struct ms_link *link, uint32_t block);

@@ -123,7 +123,7 @@ static bool is_equal(const struct ms_scanner *scanner, const struct ms_run *run,
 
     /* Given away, or merged another way since: its references are open, so leave it as it is. */
     if (ms_is_gone(&scanner->pages, run->page + i) ||
-        !ms_is_mergeable(ms_where(&scanner->pages, run->page + i)))
+        (!run->again && !ms_is_mergeable(ms_where(&scanner->pages, run->page + i))))
         return false;
     if (run->source == MS_FROM_ZERO)
         return ms_is_zero_page(ram);
@@ -369,6 +369,29 @@ void ms_merge_flush(struct ms_scanner *scanner)
     batch->pages = 0;
     batch->closed = 0;
     batch->run[0].n = 0;
+}
+
+uint64_t ms_merge_again(struct ms_scanner *scanner, uint64_t page, uint32_t n, uint32_t slot)
+{
+    struct ms_batch *batch = &scanner->batch;
+    struct ms_run *run = &batch->run[0];
+    uint32_t next = 0;
+    uint64_t done = 0;
+
+    ms_merge_flush(scanner);
+    *run =
+        (struct ms_run){.source = MS_FROM_POOL, .page = page, .index = slot, .n = n, .again = true};
+    if (read_content(scanner, run) == 0) {
+        batch->n = 1;
+        if (freeze_and_merge(scanner, &next) == 0) {
+            fill_in_run(scanner, run);
+            done = run->done;
+        }
+    }
+    batch->n = 0;
+    batch->closed = 0;
+    run->n = 0;
+    return done;
 }
 
 void ms_merge_add(struct ms_scanner *scanner, enum ms_source source, uint64_t page, uint32_t index)

@@ -3,9 +3,9 @@
  * The private protocol between a guest process and the pool in the daemon.
  *
  * SOCK_SEQPACKET, host byte order, one message a packet, every length fixed by type and count. The
- * client speaks first (HELLO). OFFER and PUBLISH are answered by one ANSWER each; a client sends
- * the next only after it has read the answer. The other messages are not answered. The daemon sends
- * LOOK unasked, and not again before LOOKED: so what a client has not read is bounded, and an
+ * client speaks first (HELLO). OFFER, PUBLISH and REPACK are answered by one ANSWER each; a client
+ * sends the next only after it has read the answer. The other messages are not answered. The daemon
+ * sends LOOK unasked, and not again before LOOKED: so what a client has not read is bounded, and an
  * honest client that stands still can never fill its socket.
  *
  * A slot number in an ANSWER or a LOOK carries one reference, which the client returns with DROP
@@ -27,6 +27,7 @@
 #define MS_MAX_PUBLISH 16u
 #define MS_MAX_DROP    2048u
 #define MS_MAX_LOOK    1024u
+#define MS_MAX_REPACK  64u
 
 /* Slots and template blocks fit in 28 bits: the guest's page table keeps its kind beside them. */
 #define MS_INDEX_BITS    28
@@ -45,6 +46,7 @@ enum ms_msg_type {
     MS_MSG_TEMPLATE_DROP,
     MS_MSG_LOOKED,
     MS_MSG_WITHDRAW,
+    MS_MSG_REPACK,
     MS_MSG_ANSWER = 64,
     MS_MSG_LOOK,
 };
@@ -99,7 +101,13 @@ struct ms_msg_publish {
     uint8_t page[MS_MAX_PUBLISH][MS_PAGE_SIZE]; /* only count of them are sent */
 };
 
-/* DROP, TEMPLATE_REF, TEMPLATE_DROP, ANSWER: count numbers. LOOKED: head only, count 0. */
+/*
+ * REPACK: slots the client maps in consecutive pages, and would like to have in a row. It is
+ * answered like an OFFER: with new slots in a row, or MS_SLOT_FULL for each. The old ones are
+ * dropped when they are no longer mapped.
+ */
+
+/* DROP, TEMPLATE_REF, TEMPLATE_DROP, REPACK, ANSWER: count numbers. LOOKED: head only, count 0. */
 struct ms_msg_numbers {
     struct ms_msg_head head;
     uint32_t number[MS_MAX_DROP];

@@ -555,5 +555,6 @@ void ms_scan_pass(struct ms_scanner *scanner)
     flush_offers(scanner);
     ms_merge_flush(scanner);
     note_all_gone(scanner);
+    ms_repack(scanner);
     (void)ms_link_flush(&scanner->link);
 }

@@ -5,7 +5,8 @@
  *   scanner.c  life, the loop, calls from other threads      pages.c    what is known of each page
  *   scan.c     looking at pages: changed? equal to what?     pagemap.c  what the page tables say
  *   merge.c    runs: stage, freeze, compare, remap           link.c     the pool's protocol
- *   ledger.c   the true ledger                               budget.c, hints.c
+ *   repack.c   longer runs for old pages                     budget.c, hints.c
+ *   ledger.c   the true ledger
  *
  * Everything is the scanner thread's alone unless it says otherwise. A freeze is never asked for
  * with a lock held, and no message is sent nor lock taken during one.
@@ -42,6 +43,7 @@ struct ms_run {
     uint32_t index;   /* page of the memory image, template block or slot of its first page */
     uint8_t *content; /* [n] pages in the batch's buffer */
     uint64_t done;    /* bit i: page + i was remapped */
+    bool again;       /* the pages are of the pool already; they get other slots */
 };
 
 struct ms_batch {
@@ -93,6 +95,7 @@ struct ms_scanner {
     /* this pass */
     uint64_t pass_resident, pass_merged, pass_fresh;
     bool pass_splits;
+    uint64_t repack_at;  /* the page where the next look for short runs begins */
     uint64_t splits_own; /* memory of our own plus what was merged, when splits were looked for */
     uint64_t splits_ns, splits_cost_ns; /* when that was, and what it cost */
     uint64_t looked;                    /* pages another guest has too, since the last pass ended */
@@ -126,6 +129,12 @@ bool ms_is_zero_page(const void *page);
 void ms_merge_add(struct ms_scanner *scanner, enum ms_source source, uint64_t page, uint32_t index);
 /* Merges what was gathered. */
 void ms_merge_flush(struct ms_scanner *scanner);
+/* Maps pages of the pool from the slots `slot`.. in place of those they are mapped from now, at
+ * most MS_RUN_MAX. Returns which were, bit by bit; references are the caller's to give back. */
+uint64_t ms_merge_again(struct ms_scanner *scanner, uint64_t page, uint32_t n, uint32_t slot);
+
+/* repack.c: gets longer runs for some pages whose mappings are short, if mappings are scarce. */
+void ms_repack(struct ms_scanner *scanner);
 
 /* scan.c */
 void ms_scan_pass(struct ms_scanner *scanner);

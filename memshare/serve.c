@@ -291,6 +291,79 @@ static int serve_publish(struct ms_client *client, const struct ms_msg_publish *
     return r;
 }
 
+/* ---- REPACK ---- */
+
+/* Copies for slots that others map too cost memory: a few are worth the mappings they save. */
+static bool worth_repacking(struct ms_client *client, const struct ms_msg_numbers *msg)
+{
+    uint32_t shared = 0;
+
+    for (uint32_t i = 0; i < msg->head.count; i++)
+        shared += ms_store_refs(&client->pool->store, msg->number[i]) > 1;
+    return shared <= msg->head.count / 4;
+}
+
+/* Who offers that content from now on gets the new slot, unless others keep the old one alive. */
+static void move_entry(struct ms_pool *pool, uint32_t from, uint32_t to)
+{
+    struct ms_entry *entry = ms_index_find(&pool->index, pool->store.hash[from]);
+
+    if (entry && entry->kind == MS_ENTRY_SLOT && entry->value == from && !entry->fan &&
+        ms_store_refs(&pool->store, from) == 1)
+        entry->value = to;
+}
+
+/* Fills reserved slots from `slot` on; returns how many. */
+static uint32_t copy_row(struct ms_client *client, const struct ms_msg_numbers *msg, uint32_t slot)
+{
+    struct ms_store *store = &client->pool->store;
+    uint32_t n;
+
+    for (n = 0; n < msg->head.count; n++) {
+        if (ms_store_copy(store, slot + n, msg->number[n]) < 0)
+            break;
+        if (!ms_client_count_slot(client, slot + n)) {
+            ms_store_unref(store, slot + n);
+            break;
+        }
+    }
+    return n;
+}
+
+static bool repack(struct ms_client *client, const struct ms_msg_numbers *msg, uint32_t *ret_slot)
+{
+    struct ms_pool *pool = client->pool;
+    uint32_t count = msg->head.count, slot, n;
+
+    if (!worth_repacking(client, msg) || ms_store_reserve(&pool->store, count, &slot) < 0)
+        return false;
+    n = copy_row(client, msg, slot);
+    ms_store_unreserve(&pool->store, slot, count);
+    for (uint32_t i = 0; n < count && i < n; i++)
+        ms_client_unref_slot(client, slot + i);
+    for (uint32_t i = 0; n == count && i < n; i++)
+        move_entry(pool, msg->number[i], slot + i);
+    *ret_slot = slot;
+    return n == count;
+}
+
+static int serve_repack(struct ms_client *client, const struct ms_msg_numbers *msg)
+{
+    uint32_t *answer = client->pool->out.numbers.number;
+    uint32_t slot;
+    bool done;
+
+    if (client->slots.total + msg->head.count > client->ram_pages + MS_REF_SLACK)
+        return broken(client, "holds more references than it has pages");
+    for (uint32_t i = 0; i < msg->head.count; i++)
+        if (ms_refs_get(&client->slots, msg->number[i]) == 0)
+            return broken(client, "repacks slot %u, which it does not hold", msg->number[i]);
+    done = repack(client, msg, &slot);
+    for (uint32_t i = 0; i < msg->head.count; i++)
+        answer[i] = done ? slot + i : MS_SLOT_FULL;
+    return send_answer(client, msg->head.count);
+}
+
 /* ---- references given back, template blocks ---- */
 
 static int serve_drop(struct ms_client *client, const struct ms_msg_numbers *msg)
@@ -378,6 +451,10 @@ static size_t expected_length(const struct ms_msg_head *head)
         return count && count <= MS_MAX_PUBLISH
                    ? offsetof(struct ms_msg_publish, page) + count * MS_PAGE_SIZE
                    : 0;
+    case MS_MSG_REPACK:
+        return count && count <= MS_MAX_REPACK
+                   ? offsetof(struct ms_msg_numbers, number) + count * sizeof(uint32_t)
+                   : 0;
     case MS_MSG_DROP:
     case MS_MSG_TEMPLATE_REF:
     case MS_MSG_TEMPLATE_DROP:
@@ -399,6 +476,7 @@ static int dispatch(struct ms_client *client)
     case MS_MSG_OFFER: return serve_offer(client, &pool->in.offer);
     case MS_MSG_WITHDRAW: return serve_withdraw(client, &pool->in.offer);
     case MS_MSG_PUBLISH: return serve_publish(client, &pool->in.publish);
+    case MS_MSG_REPACK: return serve_repack(client, &pool->in.numbers);
     case MS_MSG_DROP: return serve_drop(client, &pool->in.numbers);
     case MS_MSG_TEMPLATE_REF: return serve_template_ref(client, &pool->in.numbers);
     case MS_MSG_TEMPLATE_DROP: return serve_template_drop(client, &pool->in.numbers);

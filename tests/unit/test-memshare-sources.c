@@ -177,6 +177,60 @@ static void test_stretches_need_few_mappings(void **state)
     rig_end(&rig);
 }
 
+/* ---- longer runs for old pages ---- */
+
+static void start_backwards(struct guest *guest, struct rig *rig, int i, bool backwards,
+                            uint64_t max_mappings)
+{
+    const uint64_t n = 1024;
+
+    guest_init(guest, n);
+    for (uint64_t p = 0; p < n; p++)
+        fill_page(guest->ram + p * PAGE, backwards ? n - p : p + 1);
+    guest_start(guest, NULL, max_mappings, MS_ALLOW_ALL);
+    guest_connect(guest, rig, i, 0);
+}
+
+/* One guest has its pages in the order of the store, the other backwards: each page a mapping. When
+ * the first one is gone, the pages of the other are put in its order. */
+static void test_short_runs_are_repacked(void **state)
+{
+    const uint64_t n = 1024;
+    struct rig rig;
+    struct guest guest[2];
+
+    (void)state;
+    rig_start(&rig);
+    start_backwards(&guest[0], &rig, 0, false, 0);
+    start_backwards(&guest[1], &rig, 1, true, 1400);
+    for (int i = 0; i < 2; i++)
+        WAIT_FOR(guest_ledger(&guest[i]).pool == n * PAGE);
+    assert_int_equal(rig_stats(&rig).slots, n);
+    assert_true(guest_ledger(&guest[0]).mappings + guest_ledger(&guest[1]).mappings > n);
+    assert_int_equal(guest_ledger(&guest[1]).repacked, 0); /* the other one shares them all */
+    guest_end(&guest[0]);
+    WAIT_FOR(rig.error[0] == -ECONNRESET);
+    rig_detach(&rig, 0);
+    if (guest_ledger(&guest[1]).mappings <= 700) { /* the store happened to be in its order */
+        guest_end(&guest[1]);
+        rig_end(&rig);
+        return;
+    }
+    WAIT_FOR(guest_ledger(&guest[1]).mappings <= 700);
+    WAIT_FOR(rig_stats(&rig).slots == n && rig_stats(&rig).mapped_pages == n);
+    assert_in_range(guest_ledger(&guest[1]).repacked, 1, n);
+    for (uint64_t p = 0; p < n; p++)
+        assert_true(page_is(guest[1].ram + p * PAGE, n - p));
+    assert_int_equal(smaps_of(guest[1].ram, n * PAGE).mappings, guest_ledger(&guest[1]).mappings);
+    /* The moved content is found again. */
+    start_backwards(&guest[0], &rig, 0, true, 0);
+    WAIT_FOR(guest_ledger(&guest[0]).pool == n * PAGE);
+    assert_int_equal(rig_stats(&rig).slots, n);
+    for (int i = 0; i < 2; i++)
+        guest_end(&guest[i]);
+    rig_end(&rig);
+}
+
 /* ---- hidden timing ---- */
 
 static void test_hidden_pages_are_all_in_the_pool(void **state)
@@ -298,6 +352,7 @@ int main(void)
         EACH(test_clone_gives_pages_away),
         EACH(test_clones_share_what_is_new),
         EACH(test_stretches_need_few_mappings),
+        cmocka_unit_test(test_short_runs_are_repacked),
         EACH(test_hidden_pages_are_all_in_the_pool),
         cmocka_unit_test(test_only_what_changed_is_hashed),
         EACH(test_hot_pages_are_left_alone),
