@@ -312,6 +312,35 @@ static void test_no_start_when_low(void **state)
     assert_int_equal(level_of(world), PRESSURE_NONE);
 }
 
+static bool runs_again(void *opaque)
+{
+    const struct guest *guest = opaque;
+
+    return guest->phase == PHASE_UP && guest->login && guest->memory.nominal > 0;
+}
+
+/* A reboot gives back what it takes: it is no start. */
+static void test_a_reboot_when_low(void **state)
+{
+    struct world *world = *state;
+    struct problem problem;
+    struct guest *guest;
+    pid_t first;
+
+    import_template(world, "deb");
+    guest = create_guest(world, "deb", "reboot-1");
+    assert_int_equal(guest_start(guest, NULL, NULL, &problem), 0);
+    first = child_pid(guest->process);
+    world_set_memory(world, 8192, 100);
+    pressure_check(world->daemon->pressure);
+    assert_int_equal(level_of(world), PRESSURE_CRITICAL);
+    world->daemon->config.pressure.pause_guests = false;
+    while (!guest->process || child_pid(guest->process) == first)
+        event_base_loop(world->base, EVLOOP_ONCE);
+    run_while_not(world, runs_again, guest);
+    assert_int_equal(guest->state, GUEST_RUNNING);
+}
+
 static bool told_budget(struct guest *guest, const char *text)
 {
     return strcmp(guest->device_error, text) == 0;
@@ -590,6 +619,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_limits),
         cmocka_unit_test(test_hysteresis),
         CASE(test_no_start_when_low),
+        CASE(test_a_reboot_when_low),
         CASE(test_merging_stops_when_low),
         CASE(test_priorities),
         CASE(test_one_at_a_time),
