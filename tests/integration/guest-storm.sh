@@ -16,12 +16,14 @@ make_cgroup()
 {
     mount=$(awk '$3 == "cgroup" && ("," $4 ",") ~ /,memory,/ { print $2; exit }' /proc/mounts)
     if [ -n "$mount" ]; then
-        CGROUP=$mount$(sed -n 's/^[0-9]*:[^:]*memory[^:]*://p' /proc/self/cgroup)/vmmd-storm-$$
+        OURS=$mount$(sed -n 's/^[0-9]*:[^:]*memory[^:]*://p' /proc/self/cgroup)
+        CGROUP=$OURS/vmmd-storm-$$
         LIMIT=memory.limit_in_bytes USAGE=memory.usage_in_bytes KILLS=memory.oom_control
     else
         mount=$(awk '$3 == "cgroup2" { print $2; exit }' /proc/mounts)
         grep -qw memory "$mount/cgroup.controllers" 2>/dev/null || skip "no memory cgroup: neither version 1 nor 2 has the memory controller"
         echo +memory 2>/dev/null >"$mount/cgroup.subtree_control" || skip "cannot give out the memory controller in $mount"
+        OURS=$mount$(sed -n 's/^0:://p' /proc/self/cgroup)
         CGROUP=$mount/vmmd-storm-$$
         LIMIT=memory.max USAGE=memory.current KILLS=memory.events
     fi
@@ -31,6 +33,7 @@ make_cgroup()
 before_removal()
 {
     [ -n "$CGROUP" ] || return 0
+    echo $$ >"$OURS/cgroup.procs"
     for pid in $(cat "$CGROUP/cgroup.procs"); do
         tail -f --pid="$pid" /dev/null # until it has ended
     done
@@ -39,10 +42,9 @@ before_removal()
 
 in_cgroup() # COMMAND...: the shell's own children are in it meanwhile
 {
-    back=${CGROUP%/*}
     echo $$ >"$CGROUP/cgroup.procs"
     "$@"
-    echo $$ >"$back/cgroup.procs"
+    echo $$ >"$OURS/cgroup.procs"
 }
 
 usage() # of the cgroup, without files that are only cached
