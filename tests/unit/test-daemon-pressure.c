@@ -539,6 +539,23 @@ static void test_a_deaf_guest_is_skipped(void **state)
     run_while_not(world, is_paused, other);
 }
 
+/* Where the kernel reports no stalls they are read: the same memory is less worth then. */
+static void test_stalls_count(void **state)
+{
+    struct world *world = *state;
+
+    look(world, 1100);
+    assert_int_equal(level_of(world), PRESSURE_NONE);
+    world_host_file(world, "/proc/pressure/memory",
+                    "some avg10=9.99 avg60=0.00 avg300=0.00 total=5\n");
+    look(world, 1100);
+    assert_int_equal(level_of(world), PRESSURE_NONE);
+    world_host_file(world, "/proc/pressure/memory",
+                    "some avg10=10.01 avg60=0.00 avg300=0.00 total=5\n");
+    look(world, 1100);
+    assert_int_equal(level_of(world), PRESSURE_LOW);
+}
+
 static void test_figures_that_cannot_be_read(void **state)
 {
     struct world *world = *state;
@@ -627,6 +644,7 @@ int main(int argc, char **argv)
         CASE(test_a_person_comes_first),
         CASE(test_a_held_guest_survives_the_daemon),
         CASE(test_a_deaf_guest_is_skipped),
+        CASE(test_stalls_count),
         CASE(test_figures_that_cannot_be_read),
         CASE(test_priorities_are_checked),
         CASE(test_max_map_count),
