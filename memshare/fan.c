@@ -9,6 +9,9 @@
  * little. Page N of a guest gets slot N modulo the length of the row, so stretches join however
  * they were found. The slots of a fan are reserved, and written when they are first granted: a slot
  * that nobody maps holds no memory.
+ *
+ * Slots of before, that a longer row replaced, live on as long as they are mapped, but nobody finds
+ * them any more: should the whole row go first, the next guest with that content begins a new slot.
  */
 #include "memshare/pool.h"
 

@@ -108,6 +108,7 @@ int ms_link_open(struct ms_link *link, int sock, int pool_fd, uint64_t ram_pages
     link->sock = sock;
     link->pool_fd = pool_fd;
     link->dead = false;
+    link->hide = false;
     return send_plain(link, &hello, sizeof(hello));
 }
 
@@ -116,6 +117,8 @@ static size_t incoming_length(const struct ms_msg_head *head)
 {
     if (head->type == MS_MSG_ANSWER && head->count <= MS_MAX_OFFER)
         return offsetof(struct ms_msg_numbers, number) + head->count * sizeof(uint32_t);
+    if (head->type == MS_MSG_HIDE)
+        return sizeof(*head);
     if (head->type == MS_MSG_LOOK && head->count <= MS_MAX_LOOK)
         return offsetof(struct ms_msg_look, look) + head->count * sizeof(struct ms_look);
     return 0;
@@ -134,6 +137,10 @@ static int read_message(struct ms_link *link)
     if (link->in.head.type == MS_MSG_ANSWER) {
         memcpy(link->answer, link->in.numbers.number, count * sizeof(uint32_t));
         link->n_answer = count;
+        return 1;
+    }
+    if (link->in.head.type == MS_MSG_HIDE) {
+        link->hide = true;
         return 1;
     }
     if (link->n_look) /* it may send the next one only after LOOKED */

@@ -21,6 +21,7 @@ struct ms_link {
     bool (*canceled)(void *opaque);
     void *opaque;
     bool dead;
+    bool hide; /* the pool hides timing */
     uint32_t n_answer;
     uint32_t answer[MS_MAX_OFFER];
     struct ms_msg_numbers drop;   /* references to give back, gathered */

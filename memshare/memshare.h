@@ -171,6 +171,10 @@ int ms_pool_guest_fd(struct ms_pool *pool);
 int ms_pool_attach(struct ms_pool *pool, int sock, const char *template_key,
                    uint64_t template_blocks, struct ms_client **ret_client);
 
+/* Tells how much RAM the guest has, before the first message is served: a guest process that claims
+ * another amount is cut off. Without it its word is taken for how much it may share. */
+void ms_client_expect_ram(struct ms_client *client, uint64_t ram_bytes);
+
 int ms_client_fd(const struct ms_client *client); /* to poll for reading */
 
 /* Serves what is readable now (a bounded number of messages). 0; -ECONNRESET: the guest process

@@ -20,6 +20,11 @@ static inline uint64_t ms_hash_page(const void *page)
 {
     uint64_t hash = XXH3_64bits(page, MS_PAGE_SIZE);
 
+#if defined(__x86_64__)
+    /* It leaves the upper halves of vector registers in use, and all older code slow. */
+    if (__builtin_cpu_supports("avx"))
+        __asm__ volatile("vzeroupper");
+#endif
 #ifdef MS_WEAK_HASH
     hash &= 0xf;
 #endif

@@ -49,6 +49,7 @@ enum ms_msg_type {
     MS_MSG_REPACK,
     MS_MSG_ANSWER = 64,
     MS_MSG_LOOK,
+    MS_MSG_HIDE,
 };
 
 /* Answers that are not a slot. */
@@ -100,6 +101,9 @@ struct ms_msg_publish {
     uint32_t item[MS_MAX_PUBLISH];              /* sent in full */
     uint8_t page[MS_MAX_PUBLISH][MS_PAGE_SIZE]; /* only count of them are sent */
 };
+
+/* HIDE: head only, count 0. The first message of a pool that hides timing: all mappings of the pool
+ * are to be alike for the first write. */
 
 /*
  * REPACK: slots the client maps in consecutive pages, and would like to have in a row. It is

@@ -2,7 +2,7 @@
 /*
  * Daemon side: pools, and guest processes coming and going. Messages are served in serve.c.
  *
- * One thread, never blocks, never maps the store. A slot is freed only when no client holds a
+ * One thread, never blocks. A slot is freed only when no client holds a
  * reference. A client that is detached while its guest process lives becomes an orphan: nothing is
  * read from it any more, but its references stay until the process closes its end of the socket.
  */
@@ -25,7 +25,7 @@ int ms_pool_new(struct ms_pool **ret_pool, const char *group, uint64_t max_bytes
     if (!pool)
         return -ENOMEM;
     pool->timing = timing;
-    r = ms_store_init(&pool->store, group, max_bytes);
+    r = ms_store_init(&pool->store, group, max_bytes, timing == MS_TIMING_HIDE);
     if (r < 0) {
         free(pool);
         return r;
@@ -152,6 +152,11 @@ int ms_pool_attach(struct ms_pool *pool, int sock, const char *template_key,
 int ms_client_fd(const struct ms_client *client)
 {
     return client->sock;
+}
+
+void ms_client_expect_ram(struct ms_client *client, uint64_t ram_bytes)
+{
+    client->expected_pages = ram_bytes / MS_PAGE_SIZE;
 }
 
 const char *ms_client_error(const struct ms_client *client)

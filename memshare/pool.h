@@ -58,9 +58,10 @@ struct ms_client {
     struct ms_client *next_orphan;
     int sock;
     uint16_t id;
-    bool hello;         /* said HELLO */
-    uint64_t ram_pages; /* as it says; bounds the references it may hold */
-    uint64_t n_hints;   /* its offers that the index remembers */
+    bool hello;              /* said HELLO */
+    uint64_t ram_pages;      /* as it says; bounds the references it may hold */
+    uint64_t expected_pages; /* as the daemon knows; 0: it does not */
+    uint64_t n_hints;        /* its offers that the index remembers */
     struct ms_refs slots;
     struct ms_refs blocks;
     struct ms_template_refs *tmpl; /* NULL: none */

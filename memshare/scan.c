@@ -21,7 +21,8 @@
 #define PAY_EVERY    128 /* pages between two looks at the budget */
 #define OFFER_ROUNDS 3
 #define SPLITS_SHARE 1000 /* looking for splits may take 1/1000 of the time */
-#define SPLITS_NS    64000000000
+#define SPLITS_RARE  4000 /* and does take 1/4000 */
+#define SPLITS_NS    16000000000
 
 /* ---- what the page tables say ---- */
 
@@ -123,7 +124,7 @@ static bool splits_due(struct ms_scanner *scanner)
     if (own < scanner->splits_own)
         scanner->splits_own = own;
     return (own > scanner->splits_own && since >= scanner->splits_cost_ns * SPLITS_SHARE) ||
-           since >= SPLITS_NS;
+           since >= SPLITS_NS + scanner->splits_cost_ns * SPLITS_RARE;
 }
 
 static void note_look(struct ms_scanner *scanner)

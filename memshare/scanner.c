@@ -26,6 +26,8 @@
 #define PASS_RARE       MS(16000) /* at most this, */
 #define IDLE_SHARE      4000      /* and so that passes take 1/4000 of the time */
 #define GROWTH_FRACTION 64        /* 1/64 of resident more memory of our own: look at once */
+#define PASS_TRICKLE    MS(1000)  /* when there are some news: */
+#define BUSY_FRACTION   20        /* less than 1/20 of resident, but */
 #define SWEEP_EVERY     MS(1000)
 #define HINT_GATHER     MS(10) /* device reads come in swarms */
 #define QUIET_FRACTION  200    /* less than 1/200 of resident is (almost) nothing */
@@ -45,16 +47,36 @@ static int check_config(const struct ms_scanner_config *config)
     return 0;
 }
 
+#define BUFFER_PAGES (MS_BATCH_PAGES + MS_RUN_MAX)
+#define BUFFER_BYTES ((size_t)(BUFFER_PAGES + MS_MAX_PUBLISH) * MS_PAGE_SIZE)
+
+/* In one piece, which costs nothing while there is nothing to do. */
+static int map_buffers(struct ms_scanner *scanner)
+{
+    uint8_t *buffer =
+        mmap(NULL, BUFFER_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    if (buffer == MAP_FAILED)
+        return -errno;
+    scanner->batch.content = buffer;
+    scanner->offers.page = (void *)(buffer + (size_t)BUFFER_PAGES * MS_PAGE_SIZE);
+    return 0;
+}
+
+static void empty_buffers(struct ms_scanner *scanner)
+{
+    (void)madvise(scanner->batch.content, BUFFER_BYTES, MADV_DONTNEED);
+}
+
 static int open_all(struct ms_scanner *scanner, enum ms_pagemap_allow allow)
 {
     int r = ms_pages_init(&scanner->pages, scanner->n_pages);
 
     if (r < 0)
         return r;
-    scanner->offers.page = malloc((size_t)MS_MAX_PUBLISH * MS_PAGE_SIZE);
-    scanner->batch.content = malloc((size_t)(MS_BATCH_PAGES + MS_RUN_MAX) * MS_PAGE_SIZE);
-    if (!scanner->offers.page || !scanner->batch.content)
-        return -ENOMEM;
+    r = map_buffers(scanner);
+    if (r < 0)
+        return r;
     if (scanner->config.lineage.fd > 0)
         ms_pages_set(&scanner->pages, 0, scanner->n_pages, MS_LINEAGE, 0);
     r = ms_pagemap_open(&scanner->pagemap, scanner->ram, scanner->config.ram_bytes, allow);
@@ -129,8 +151,8 @@ void ms_scanner_free(struct ms_scanner *scanner)
     ms_pages_free(&scanner->pages);
     ms_hints_destroy(&scanner->hints);
     pthread_mutex_destroy(&scanner->connect_lock);
-    free(scanner->offers.page);
-    free(scanner->batch.content);
+    if (scanner->batch.content)
+        munmap(scanner->batch.content, BUFFER_BYTES);
     free(scanner);
 }
 
@@ -348,8 +370,12 @@ static void finish_pass(struct ms_scanner *scanner, uint64_t cpu_ns)
     else
         scanner->quiet_passes++;
     atomic_store(&scanner->settled, scanner->quiet_passes >= 2);
+    if (scanner->quiet_passes == 2)
+        empty_buffers(scanner);
     scanner->anonymous = ms_pagemap_anonymous(&scanner->pagemap);
-    if (scanner->quiet_passes >= 2)
+    if (!scanner->quiet_passes && news * BUSY_FRACTION < scanner->pass_resident)
+        scanner->interval_ns = PASS_TRICKLE;
+    else if (scanner->quiet_passes >= 2)
         scanner->interval_ns = idle_ns < PASS_IDLE   ? PASS_IDLE
                                : idle_ns > PASS_RARE ? PASS_RARE
                                                      : idle_ns;

@@ -2,8 +2,8 @@
 /*
  * Daemon side: the messages of one guest process.
  *
- * Everything a message says is checked before it is acted on; a client that breaks the protocol
- * gets -EPROTO and one line of why, and its pool stays as if the bad message had never come. What
+ * Everything a message says is checked before it is acted on, item by item; a client that breaks
+ * the protocol gets -EPROTO and one line of why, and what is others' stays as it was. What
  * it publishes is hashed again here: a page enters the index under its own hash only.
  */
 #include "memshare/pool.h"
@@ -418,9 +418,15 @@ static int serve_hello(struct ms_client *client, const struct ms_msg_hello *msg)
                       MS_PROTO_VERSION);
     if (!msg->ram_pages || msg->ram_pages > MS_MAX_RAM_PAGES)
         return broken(client, "has %llu pages of RAM", (unsigned long long)msg->ram_pages);
+    if (client->expected_pages && msg->ram_pages != client->expected_pages)
+        return broken(client, "claims %llu pages of RAM, but has %llu",
+                      (unsigned long long)msg->ram_pages,
+                      (unsigned long long)client->expected_pages);
     client->ram_pages = msg->ram_pages;
     client->hello = true;
     ms_pool_count_ram(client->pool, (int64_t)msg->ram_pages);
+    if (client->pool->timing == MS_TIMING_HIDE)
+        return send_out(client, MS_MSG_HIDE, 0, sizeof(struct ms_msg_head));
     return 0;
 }
 

@@ -31,10 +31,22 @@ static uint64_t default_max_bytes(void)
     return pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size / 2 : (uint64_t)1 << 30;
 }
 
-int ms_store_init(struct ms_store *store, const char *name, uint64_t max_bytes)
+static int map_view(struct ms_store *store)
+{
+    void *view = mmap(NULL, (size_t)store->max_slots * MS_PAGE_SIZE, PROT_READ,
+                      MAP_SHARED | MAP_NORESERVE, store->fd, 0);
+
+    if (view == MAP_FAILED)
+        return -errno;
+    store->view = view;
+    return 0;
+}
+
+int ms_store_init(struct ms_store *store, const char *name, uint64_t max_bytes, bool held)
 {
     uint64_t max_slots = (max_bytes ? max_bytes : default_max_bytes()) / MS_PAGE_SIZE;
     char label[64];
+    int r = 0;
 
     memset(store, 0, sizeof(*store));
     store->max_slots = max_slots < MS_MAX_INDEX ? (uint32_t)max_slots : MS_MAX_INDEX;
@@ -43,14 +55,15 @@ int ms_store_init(struct ms_store *store, const char *name, uint64_t max_bytes)
     if (store->fd < 0)
         return -errno;
     /* 0600: a guest process under another user cannot reopen its read-only fd for writing. */
-    if (fchmod(store->fd, 0600) < 0 || fcntl(store->fd, F_ADD_SEALS, F_SEAL_SHRINK) < 0) {
-        int r = -errno;
-
+    if (fchmod(store->fd, 0600) < 0 || fcntl(store->fd, F_ADD_SEALS, F_SEAL_SHRINK) < 0)
+        r = -errno;
+    else if (held)
+        r = map_view(store);
+    if (r < 0) {
         close(store->fd);
         store->fd = -1;
-        return r;
     }
-    return 0;
+    return r;
 }
 
 void ms_store_free(struct ms_store *store)
@@ -58,6 +71,9 @@ void ms_store_free(struct ms_store *store)
     if (store->fd >= 0)
         close(store->fd);
     store->fd = -1;
+    if (store->view)
+        munmap((void *)store->view, (size_t)store->max_slots * MS_PAGE_SIZE);
+    store->view = NULL;
     free(store->refs);
     free(store->hash);
     store->refs = NULL;
@@ -128,6 +144,8 @@ static int fill(struct ms_store *store, const void *page, uint64_t hash, uint32_
     n = pwrite(store->fd, page, MS_PAGE_SIZE, (off_t)slot * MS_PAGE_SIZE);
     if (n != MS_PAGE_SIZE)
         return n < 0 ? -errno : -EIO;
+    if (store->view)
+        (void)*(volatile const uint8_t *)(store->view + (size_t)slot * MS_PAGE_SIZE);
     store->refs[slot]++;
     store->hash[slot] = hash;
     store->used++;

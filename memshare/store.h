@@ -2,9 +2,10 @@
 /*
  * The store of a pool: a memfd of page slots.
  *
- * Written with pwrite and never mapped by the daemon, so that the kernel's map counts are those of
- * the guests alone. A slot is in use while its count of references is not zero; what becomes free
- * is punched out at once. Content of a slot in use never changes.
+ * Written with pwrite and, but for a pool that hides timing, never mapped by the daemon, so that
+ * the kernel's map counts are those of the guests alone. A slot is in use while its count of
+ * references is not zero; what becomes free is punched out at once. Content of a slot in use never
+ * changes.
  *
  * A row of slots may be reserved: they are not given to other content although they are not in use,
  * and hold no memory until they are written.
@@ -12,6 +13,7 @@
 #ifndef MS_STORE_H
 #define MS_STORE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #define MS_RESERVED (1u << 31)
@@ -27,10 +29,13 @@ struct ms_store {
     uint32_t capacity;
     uint32_t *refs; /* MS_RESERVED, and the count; read it with ms_store_refs */
     uint64_t *hash;
+    const uint8_t *view;           /* of all slots, or NULL */
     uint32_t punch_first, punch_n; /* freed, not yet punched out */
 };
 
-int ms_store_init(struct ms_store *store, const char *name, uint64_t max_bytes);
+/* `held`: the daemon maps every slot in use as well, so that no guest is ever the last to unmap
+ * one: the kernel takes a little longer for that, which would tell. */
+int ms_store_init(struct ms_store *store, const char *name, uint64_t max_bytes, bool held);
 void ms_store_free(struct ms_store *store);
 uint64_t ms_store_table_bytes(const struct ms_store *store);
 

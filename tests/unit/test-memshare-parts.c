@@ -139,7 +139,7 @@ static void test_store_runs_and_holes(void **state)
 
     (void)state;
     memset(page, 1, sizeof(page));
-    assert_int_equal(ms_store_init(&store, "runs", 64 * PAGE), 0);
+    assert_int_equal(ms_store_init(&store, "runs", 64 * PAGE, false), 0);
     for (uint32_t i = 0; i < 64; i++) {
         ms_store_seek_run(&store, 1);
         assert_int_equal(ms_store_put(&store, page, i, &slot), 0);
@@ -180,7 +180,7 @@ static void test_store_at_random(void **state)
 
     (void)state;
     memset(used, 0, sizeof(used));
-    assert_int_equal(ms_store_init(&store, "random", 500 * PAGE), 0);
+    assert_int_equal(ms_store_init(&store, "random", 500 * PAGE, false), 0);
     for (int step = 0; step < 20000; step++) {
         uint8_t page[PAGE];
 
