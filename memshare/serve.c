@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 
 #include "memshare/ms-hash.h"
@@ -276,16 +277,42 @@ static uint32_t publish_page(struct ms_client *client, const void *page, uint32_
     return slot;
 }
 
+/* The order in which pages get their slots. A pool that hides timing cuts them into pieces of one
+ * to four and mixes these: else a page nobody else has would nearly always stand in a row with its
+ * neighbours, and be reached a little faster than one that somebody has. */
+static void choose_order(const struct ms_pool *pool, uint32_t n, uint8_t order[MS_MAX_PUBLISH])
+{
+    uint8_t any[MS_MAX_PUBLISH], first[MS_MAX_PUBLISH + 1], pieces = 0, at = 0;
+
+    for (uint8_t i = 0; i < n; i++)
+        order[i] = i;
+    if (pool->timing != MS_TIMING_HIDE || getrandom(any, sizeof(any), 0) != sizeof(any))
+        return;
+    for (uint8_t i = 0; i < n; i = (uint8_t)(i + 1 + any[i] % 4))
+        first[pieces++] = i;
+    for (uint8_t left = pieces; left > 0; left--) {
+        uint8_t pick = (uint8_t)(any[MS_MAX_PUBLISH - left] / 4 % left);
+        uint8_t piece = first[pick];
+
+        for (uint8_t i = piece; i < n && (i == piece || i < piece + 1 + any[piece] % 4); i++)
+            order[at++] = i;
+        first[pick] = first[left - 1];
+    }
+}
+
 static int serve_publish(struct ms_client *client, const struct ms_msg_publish *msg)
 {
     struct ms_pool *pool = client->pool;
+    uint8_t order[MS_MAX_PUBLISH];
     int r = check_publish(client, msg);
 
     if (r < 0)
         return r;
     ms_store_seek_run(&pool->store, msg->head.count);
+    choose_order(pool, msg->head.count, order);
     for (uint32_t i = 0; i < msg->head.count; i++)
-        pool->out.numbers.number[i] = publish_page(client, msg->page[i], msg->item[i]);
+        pool->out.numbers.number[order[i]] =
+            publish_page(client, msg->page[order[i]], msg->item[order[i]]);
     r = send_answer(client, msg->head.count);
     send_looks(pool);
     return r;
