@@ -53,10 +53,16 @@ static int join_pool(struct guest *guest, struct proto_msg *msg)
 {
     struct template *tmpl = template_find(guest->daemon, guest->config.tmpl);
     const char *group = guest->config.share_group;
-    uint64_t blocks = tmpl ? (tmpl->info.size + BLOCK_BYTES - 1) / BLOCK_BYTES : 0;
-    int r = share_join(guest->daemon->shares, group, config_timing(&guest->daemon->config, group),
-                       tmpl ? tmpl->name : "", blocks, on_share_lost, guest, &guest->share,
-                       &msg->fds[0], &msg->fds[1]);
+    const struct share_request request = {
+        .group = group,
+        .timing = config_timing(&guest->daemon->config, group),
+        .ram_bytes = guest->config.memory,
+        .template_key = tmpl ? tmpl->name : "",
+        .template_blocks = tmpl ? (tmpl->info.size + BLOCK_BYTES - 1) / BLOCK_BYTES : 0,
+        .lost = on_share_lost,
+        .opaque = guest,
+    };
+    int r = share_join(guest->daemon->shares, &request, &guest->share, &msg->fds[0], &msg->fds[1]);
 
     if (r < 0) {
         daemon_happened(guest->daemon, "pool-error", guest->config.name,

@@ -107,15 +107,16 @@ static void on_readable(evutil_socket_t fd, short what, void *opaque)
 
 /* Makes the member's client from the daemon's end of the socket, which is consumed. */
 static int attach(struct shares *shares, struct share_member *member, int sock,
-                  const char *template_key, uint64_t template_blocks)
+                  const struct share_request *request)
 {
-    int r =
-        ms_pool_attach(member->group->pool, sock, template_key, template_blocks, &member->client);
+    int r = ms_pool_attach(member->group->pool, sock, request->template_key,
+                           request->template_blocks, &member->client);
 
     if (r < 0) {
         close(sock);
         return r;
     }
+    ms_client_expect_ram(member->client, request->ram_bytes);
     member->event = event_new(shares->base, ms_client_fd(member->client), EV_READ | EV_PERSIST,
                               on_readable, member);
     if (!member->event || event_add(member->event, NULL) < 0)
@@ -123,8 +124,7 @@ static int attach(struct shares *shares, struct share_member *member, int sock,
     return 0;
 }
 
-int share_join(struct shares *shares, const char *group, enum ms_timing timing,
-               const char *template_key, uint64_t template_blocks, share_lost_fn lost, void *opaque,
+int share_join(struct shares *shares, const struct share_request *request,
                struct share_member **ret_member, int *ret_sock, int *ret_pool_fd)
 {
     struct share_member *member = calloc(1, sizeof(*member));
@@ -132,9 +132,9 @@ int share_join(struct shares *shares, const char *group, enum ms_timing timing,
 
     if (!member)
         return -ENOMEM;
-    member->lost = lost;
-    member->opaque = opaque;
-    r = group_get(shares, group, timing, &member->group);
+    member->lost = request->lost;
+    member->opaque = request->opaque;
+    r = group_get(shares, request->group, request->timing, &member->group);
     if (r < 0) {
         free(member);
         return r;
@@ -144,7 +144,7 @@ int share_join(struct shares *shares, const char *group, enum ms_timing timing,
         r = -errno;
         goto fail;
     }
-    r = attach(shares, member, socks[0], template_key, template_blocks);
+    r = attach(shares, member, socks[0], request);
     if (r == 0)
         r = pool_fd = ms_pool_guest_fd(member->group->pool);
     if (r < 0) {
