@@ -6,11 +6,14 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/random.h>
 
 #define INDEX_MIN 1024u
 
 int ms_index_init(struct ms_index *index)
 {
+    if (getrandom(index->key, sizeof(index->key), 0) != sizeof(index->key))
+        return -EIO;
     index->entry = calloc(INDEX_MIN, sizeof(*index->entry));
     if (!index->entry)
         return -ENOMEM;
@@ -31,10 +34,20 @@ uint64_t ms_index_bytes(const struct ms_index *index)
     return index->size * sizeof(*index->entry);
 }
 
+/* Where `hash` stands if nothing is in its way. */
+static uint64_t home_of(const struct ms_index *index, uint64_t hash)
+{
+    unsigned __int128 product = (unsigned __int128)(hash ^ index->key[0]) * (index->key[1] | 1);
+    uint64_t mixed = (uint64_t)product ^ (uint64_t)(product >> 64);
+
+    mixed = (mixed ^ mixed >> 32) * 0x9e3779b97f4a7c15;
+    return (mixed ^ mixed >> 32) & (index->size - 1);
+}
+
 /* Where `hash` is, or the empty entry where it would be. */
 static uint64_t place_of(const struct ms_index *index, uint64_t hash)
 {
-    uint64_t i = hash & (index->size - 1);
+    uint64_t i = home_of(index, hash);
 
     while (index->entry[i].kind != MS_ENTRY_EMPTY && index->entry[i].hash != hash)
         i = (i + 1) & (index->size - 1);
@@ -55,7 +68,7 @@ static void remove_at(struct ms_index *index, uint64_t hole)
 
     for (uint64_t i = (hole + 1) & mask; index->entry[i].kind != MS_ENTRY_EMPTY;
          i = (i + 1) & mask) {
-        uint64_t home = index->entry[i].hash & mask;
+        uint64_t home = home_of(index, index->entry[i].hash);
 
         if (((i - home) & mask) >= ((i - hole) & mask)) {
             index->entry[hole] = index->entry[i];

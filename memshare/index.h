@@ -5,6 +5,10 @@
  * Open addressing with linear probing and backward-shift deletion, 16 bytes an entry. An entry
  * without a slot is only a memory of an offer: its client takes it back when the page changes, and
  * serve.c bounds how many a client may have, so the table holds what is true and no more.
+ *
+ * Guests choose their hashes: a guest process says any, and a guest can make pages that have the
+ * ones it likes. So a secret key decides where a hash stands, or it could heap them up in one place
+ * and every look there would take a walk over all of them.
  */
 #ifndef MS_INDEX_H
 #define MS_INDEX_H
@@ -32,6 +36,7 @@ struct ms_index {
     uint64_t size; /* a power of two */
     uint64_t used;
     uint64_t max_size; /* it does not grow beyond this; the owner sets it */
+    uint64_t key[2];
 };
 
 int ms_index_init(struct ms_index *index);

@@ -117,11 +117,21 @@ static size_t incoming_length(const struct ms_msg_head *head)
 {
     if (head->type == MS_MSG_ANSWER && head->count <= MS_MAX_OFFER)
         return offsetof(struct ms_msg_numbers, number) + head->count * sizeof(uint32_t);
-    if (head->type == MS_MSG_HIDE)
+    if (head->type == MS_MSG_HIDE && head->count == 0)
         return sizeof(*head);
     if (head->type == MS_MSG_LOOK && head->count <= MS_MAX_LOOK)
         return offsetof(struct ms_msg_look, look) + head->count * sizeof(struct ms_look);
     return 0;
+}
+
+/* Can these be slots of a pool? What is in them is compared, but the page tables of ours keep their
+ * numbers in few bits. */
+static bool are_slots(const struct ms_look *look, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (look[i].slot > MS_MAX_INDEX)
+            return false;
+    return true;
 }
 
 /* Reads one message if there is one: 1, 0, or an error. The daemon is trusted, not infallible. */
@@ -135,6 +145,8 @@ static int read_message(struct ms_link *link)
     if (n < (ssize_t)sizeof(link->in.head) || (size_t)n != incoming_length(&link->in.head))
         return lost(link);
     if (link->in.head.type == MS_MSG_ANSWER) {
+        if (!link->waiting) /* it would be taken for the next one */
+            return lost(link);
         memcpy(link->answer, link->in.numbers.number, count * sizeof(uint32_t));
         link->n_answer = count;
         return 1;
@@ -143,7 +155,8 @@ static int read_message(struct ms_link *link)
         link->hide = true;
         return 1;
     }
-    if (link->n_look) /* it may send the next one only after LOOKED */
+    /* it may send the next one only after LOOKED */
+    if (link->n_look || !are_slots(link->in.look.look, count))
         return lost(link);
     memcpy(link->look, link->in.look.look, count * sizeof(link->look[0]));
     link->n_look = count;
@@ -152,14 +165,17 @@ static int read_message(struct ms_link *link)
 
 static int wait_answer(struct ms_link *link, uint32_t n, uint32_t *ret_slot)
 {
-    while (!link->n_answer) {
-        int r = read_message(link);
+    int r = 0;
 
+    link->waiting = true;
+    while (r >= 0 && !link->n_answer) {
+        r = read_message(link);
         if (r == 0)
             r = wait_for(link, POLLIN);
-        if (r < 0)
-            return r;
     }
+    link->waiting = false;
+    if (r < 0)
+        return r;
     if (link->n_answer != n)
         return lost(link);
     memcpy(ret_slot, link->answer, n * sizeof(*ret_slot));
@@ -226,7 +242,12 @@ int ms_link_repack(struct ms_link *link, const uint32_t *slot, uint32_t n, uint3
 
     memcpy(msg.slot, slot, n * sizeof(*slot));
     r = send_plain(link, &msg, sizeof(msg.head) + n * sizeof(*slot));
-    return r < 0 ? r : wait_answer(link, n, ret_slot);
+    if (r == 0)
+        r = wait_answer(link, n, ret_slot);
+    for (uint32_t i = 1; r == 0 && i < n; i++)
+        if (ret_slot[0] <= MS_MAX_INDEX && ret_slot[i] != ret_slot[0] + i)
+            r = lost(link);
+    return r < 0 || ret_slot[0] > MS_MAX_INDEX || ret_slot[n - 1] <= MS_MAX_INDEX ? r : lost(link);
 }
 
 static int flush_numbers(struct ms_link *link, struct ms_msg_numbers *numbers)

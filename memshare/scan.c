@@ -20,8 +20,8 @@
 #define NO_BLOCK     UINT64_MAX
 #define PAY_EVERY    128 /* pages between two looks at the budget */
 #define OFFER_ROUNDS 3
-#define SPLITS_SHARE 1000 /* looking for splits may take 1/1000 of the time */
-#define SPLITS_RARE  4000 /* and does take 1/4000 */
+#define SPLITS_SHARE 1000  /* looking for splits may take 1/1000 of the time */
+#define SPLITS_RARE  20000 /* and does take 1/20000 */
 #define SPLITS_NS    16000000000
 
 /* ---- what the page tables say ---- */
@@ -395,9 +395,9 @@ static void look_at_hash(struct ms_scanner *scanner, uint64_t page)
 
 /* What is to be done about the protection of a page. */
 enum arming {
-    ARM_EITHER, /* it makes no difference */
+    ARM_EITHER, /* it is armed already */
     ARM_IT,
-    ARM_NOT, /* written, and not to be armed: the guest would pay for it */
+    ARM_NOT, /* not there: its first touch would cost more; or written, and to be left alone */
 };
 
 static enum arming look_at_writes(struct ms_scanner *scanner, uint64_t page, bool written, bool due)
@@ -496,7 +496,7 @@ static enum arming scan_page(struct ms_scanner *scanner, uint64_t page, uint8_t 
 
     if (!is_candidate(scanner, page, (enum ms_class)(class & MS_CLASS_MASK))) {
         look_at_nothing(scanner, page);
-        return ARM_EITHER;
+        return ARM_NOT;
     }
     if (due)
         ms_pages_set_skipped(&scanner->pages, page, false);
@@ -504,7 +504,7 @@ static enum arming scan_page(struct ms_scanner *scanner, uint64_t page, uint8_t 
         return look_at_writes(scanner, page, class & MS_WRITTEN, due);
     if (due)
         look_at_hash(scanner, page);
-    return ARM_EITHER;
+    return ARM_NOT;
 }
 
 static void arm(struct ms_scanner *scanner, uint64_t first, uint64_t end)

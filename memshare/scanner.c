@@ -23,10 +23,12 @@
 #define PASS_SOON       MS(20)    /* the time a page must stand still to be worth merging, */
 #define PASS_BUSY       MS(160)   /* doubling up to this while the guest makes news all the time */
 #define PASS_IDLE       MS(1000)  /* when there was nothing to do: at least this, */
-#define PASS_RARE       MS(16000) /* at most this, */
-#define IDLE_SHARE      4000      /* and so that passes take 1/4000 of the time */
+#define PASS_RARE       MS(64000) /* at most this, */
+#define IDLE_SHARE      10000     /* and so that passes take 1/10000 of the time */
 #define GROWTH_FRACTION 64        /* 1/64 of resident more memory of our own: look at once */
-#define PASS_TRICKLE    MS(1000)  /* when there are some news: */
+#define PASS_TRICKLE    MS(1000)  /* when there are some news: at least this, at most */
+#define PASS_SLOW       MS(8000)  /* this, and so that passes take */
+#define TRICKLE_SHARE   400       /* 1/400 of the time: */
 #define BUSY_FRACTION   20        /* less than 1/20 of resident, but */
 #define SWEEP_EVERY     MS(1000)
 #define HINT_GATHER     MS(10) /* device reads come in swarms */
@@ -356,11 +358,14 @@ static bool take_connection(struct ms_scanner *scanner)
 
 /* ---- the loop ---- */
 
+static uint64_t between(uint64_t low, uint64_t ns, uint64_t high)
+{
+    return ns < low ? low : ns > high ? high : ns;
+}
+
 static void finish_pass(struct ms_scanner *scanner, uint64_t cpu_ns)
 {
     uint64_t news = scanner->pass_merged + scanner->pass_fresh + scanner->looked;
-    uint64_t idle_ns = cpu_ns * IDLE_SHARE;
-
     if (ms_scanner_interrupted(scanner))
         return;
     scanner->looked = 0;
@@ -374,11 +379,9 @@ static void finish_pass(struct ms_scanner *scanner, uint64_t cpu_ns)
         empty_buffers(scanner);
     scanner->anonymous = ms_pagemap_anonymous(&scanner->pagemap);
     if (!scanner->quiet_passes && news * BUSY_FRACTION < scanner->pass_resident)
-        scanner->interval_ns = PASS_TRICKLE;
+        scanner->interval_ns = between(PASS_TRICKLE, cpu_ns * TRICKLE_SHARE, PASS_SLOW);
     else if (scanner->quiet_passes >= 2)
-        scanner->interval_ns = idle_ns < PASS_IDLE   ? PASS_IDLE
-                               : idle_ns > PASS_RARE ? PASS_RARE
-                                                     : idle_ns;
+        scanner->interval_ns = between(PASS_IDLE, cpu_ns * IDLE_SHARE, PASS_RARE);
     else if (scanner->quiet_passes || !scanner->interval_ns)
         scanner->interval_ns = PASS_SOON;
     else if (scanner->interval_ns < PASS_BUSY)

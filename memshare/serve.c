@@ -34,6 +34,7 @@ __attribute__((format(printf, 2, 3))) static int broken(struct ms_client *client
 
 /* ---- sending ---- */
 
+/* -ECONNRESET: the client is gone. -EAGAIN or -ENOBUFS: it has not read what it was sent before. */
 static int send_out(struct ms_client *client, uint32_t type, uint32_t count, size_t length)
 {
     struct ms_pool *pool = client->pool;
@@ -41,7 +42,7 @@ static int send_out(struct ms_client *client, uint32_t type, uint32_t count, siz
     pool->out.head = (struct ms_msg_head){.type = type, .count = count};
     if (send(client->sock, &pool->out, length, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)
         return 0;
-    return -errno;
+    return errno == EPIPE ? -ECONNRESET : -errno;
 }
 
 /* An honest client waits for each answer, so there is always room for it. */
@@ -52,7 +53,7 @@ static int send_answer(struct ms_client *client, uint32_t count)
 
     if (r == -EAGAIN || r == -ENOBUFS)
         return broken(client, "does not read its answers");
-    return r == -EPIPE ? -ECONNRESET : r;
+    return r;
 }
 
 /* Tells the client of pages that it can have from the pool, unless it still has such a message. An

@@ -217,6 +217,8 @@ int ms_store_reserve(struct ms_store *store, uint32_t n, uint32_t *ret_slot)
     uint32_t slot;
     int r;
 
+    if (store->reserved + n > store->max_slots / 2)
+        return -ENOSPC;
     ms_store_seek_run(store, n);
     slot = store->cursor;
     for (uint32_t i = 0; i < n; i++) {
@@ -228,6 +230,7 @@ int ms_store_reserve(struct ms_store *store, uint32_t n, uint32_t *ret_slot)
     }
     for (uint32_t i = 0; i < n; i++)
         store->refs[slot + i] = MS_RESERVED;
+    store->reserved += n;
     if (store->n_slots < slot + n)
         store->n_slots = slot + n;
     store->cursor = slot + n;
@@ -239,6 +242,7 @@ void ms_store_unreserve(struct ms_store *store, uint32_t slot, uint32_t n)
 {
     for (uint32_t i = slot; i < slot + n; i++)
         store->refs[i] &= ~MS_RESERVED;
+    store->reserved -= n;
     trim(store);
 }
 

@@ -25,6 +25,7 @@ struct ms_store {
     uint32_t file_slots; /* size of the file */
     uint32_t n_slots;    /* no slot at or beyond this is in use */
     uint32_t used;
+    uint32_t reserved; /* slots of rows, in use or not */
     uint32_t cursor; /* where the next slot is looked for */
     uint32_t capacity;
     uint32_t *refs; /* MS_RESERVED, and the count; read it with ms_store_refs */
@@ -44,7 +45,8 @@ void ms_store_seek_run(struct ms_store *store, uint32_t n);
 /* Stores a page in a new slot with one reference. 0, -ENOSPC, -ENOMEM or the error of writing. */
 int ms_store_put(struct ms_store *store, const void *page, uint64_t hash, uint32_t *ret_slot);
 
-/* Reserves `n` free slots in a row. 0, -ENOSPC or -ENOMEM. */
+/* Reserves `n` free slots in a row. 0, -ENOSPC or -ENOMEM. Rows get half of the store at most: a
+ * guest that has many made and maps one slot of each must not keep others out. */
 int ms_store_reserve(struct ms_store *store, uint32_t n, uint32_t *ret_slot);
 void ms_store_unreserve(struct ms_store *store, uint32_t slot, uint32_t n);
 /* Writes a copy of slot `from` into `slot`, a reserved one that is not in use; it then has one
