@@ -40,7 +40,7 @@ static void find_stretch(const struct ms_scanner *scanner, uint64_t page, struct
 }
 
 /* Every reference that is not in use at the end is given back: of the old slots or of the new. */
-static int repack(struct ms_scanner *scanner, const struct stretch *stretch)
+static int repack_stretch(struct ms_scanner *scanner, const struct stretch *stretch)
 {
     uint32_t slot[MS_MAX_REPACK];
     uint64_t done;
@@ -49,8 +49,15 @@ static int repack(struct ms_scanner *scanner, const struct stretch *stretch)
     if (r < 0 || slot[0] > MS_MAX_INDEX)
         return r;
     done = ms_merge_again(scanner, stretch->page, stretch->n, slot[0]);
-    for (uint32_t i = 0; i < stretch->n; i++)
-        ms_link_drop(&scanner->link, done >> i & 1 ? stretch->slot[i] : slot[i]);
+    for (uint32_t i = 0; i < stretch->n; i++) {
+        uint32_t where = ms_where(&scanner->pages, stretch->page + i);
+
+        if (!(done >> i & 1))
+            ms_link_drop(&scanner->link, slot[i]);
+        /* not there any more either, if it could not be mapped and is memory of its own now */
+        if (done >> i & 1 || ms_kind_of(where) != MS_POOL)
+            ms_link_drop(&scanner->link, stretch->slot[i]);
+    }
     atomic_fetch_add(&scanner->repacked, (uint64_t)__builtin_popcountll(done));
     return 0;
 }
@@ -75,7 +82,7 @@ void ms_repack(struct ms_scanner *scanner)
         page += stretch.n ? stretch.n : 1;
         if (stretch.n < STRETCH_MIN || stretch.n >= stretch.runs * RUN_SHORT)
             continue;
-        if (ms_scanner_interrupted(scanner) || repack(scanner, &stretch) < 0)
+        if (ms_scanner_interrupted(scanner) || repack_stretch(scanner, &stretch) < 0)
             break;
         many++;
         ms_scanner_pay(scanner);

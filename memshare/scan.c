@@ -17,9 +17,7 @@
 
 #include "memshare/ms-hash.h"
 
-#define NO_BLOCK     UINT64_MAX
-#define PAY_EVERY    128 /* pages between two looks at the budget */
-#define OFFER_ROUNDS 3
+#define PAY_EVERY    128   /* pages between two looks at the budget */
 #define SPLITS_SHARE 1000  /* looking for splits may take 1/1000 of the time */
 #define SPLITS_RARE  20000 /* and does take 1/20000 */
 #define SPLITS_NS    16000000000
@@ -152,59 +150,6 @@ void ms_scan_sweep(struct ms_scanner *scanner)
     (void)ms_link_flush(&scanner->link);
 }
 
-/* ---- the template ---- */
-
-/* First place in by_hash whose hash is not below `hash`. Hashes are spread evenly, so a few guesses
- * by proportion come close; halving finishes, whatever the distribution. */
-static uint64_t lower_bound(const struct ms_template *tmpl, uint64_t hash)
-{
-    uint64_t low = 0, high = tmpl->n_blocks;
-
-    for (int step = 0; low < high; step++) {
-        uint64_t middle = low + (high - low) / 2;
-
-        if (step == 0 && high > 64) {
-            middle = (uint64_t)(((unsigned __int128)hash * high) >> 64);
-        } else if (step < 4 && high - low > 64) {
-            uint64_t at_low = tmpl->hash[tmpl->by_hash[low]];
-            uint64_t at_high = tmpl->hash[tmpl->by_hash[high - 1]];
-
-            if (hash > at_low && hash < at_high)
-                middle = low + (uint64_t)((unsigned __int128)(hash - at_low) * (high - 1 - low) /
-                                          (at_high - at_low));
-        }
-        if (tmpl->hash[tmpl->by_hash[middle]] < hash)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low;
-}
-
-/* A block with this hash, best the one after the last block found, so that runs stay long. */
-static uint64_t find_block(struct ms_scanner *scanner, uint64_t page, uint64_t hash)
-{
-    const struct ms_template *tmpl = &scanner->config.tmpl;
-    uint64_t next = scanner->tmpl_block + (page - scanner->tmpl_page);
-    uint64_t block = NO_BLOCK;
-    uint64_t at;
-
-    if (tmpl->fd < 0 || !tmpl->n_blocks)
-        return NO_BLOCK;
-    if (page > scanner->tmpl_page && next < tmpl->n_blocks && tmpl->hash[next] == hash) {
-        block = next;
-    } else {
-        at = lower_bound(tmpl, hash);
-        if (at < tmpl->n_blocks && tmpl->hash[tmpl->by_hash[at]] == hash)
-            block = tmpl->by_hash[at];
-    }
-    if (block == NO_BLOCK || block >= MS_MAX_INDEX)
-        return NO_BLOCK;
-    scanner->tmpl_page = page;
-    scanner->tmpl_block = block;
-    return block;
-}
-
 /* ---- the memory image ---- */
 
 static bool lineage_has(const struct ms_scanner *scanner, uint64_t page)
@@ -217,121 +162,6 @@ static bool lineage_has(const struct ms_scanner *scanner, uint64_t page)
     return pread(lineage->fd, image, sizeof(image),
                  (off_t)(lineage->offset + page * MS_PAGE_SIZE)) == MS_PAGE_SIZE &&
            memcmp(image, ms_ram_page(scanner, page), MS_PAGE_SIZE) == 0;
-}
-
-/* ---- the pool ---- */
-
-static bool still_mergeable(const struct ms_scanner *scanner, uint64_t page)
-{
-    return ms_is_mergeable(ms_where(&scanner->pages, page));
-}
-
-/* The page is not what was offered any more. */
-static void take_back(struct ms_scanner *scanner, uint64_t page)
-{
-    if (!(scanner->pages.state[page] & MS_HINTED))
-        return;
-    ms_link_withdraw(&scanner->link, scanner->pages.hash[page], page);
-    ms_pages_clear(&scanner->pages, page, MS_HINTED);
-}
-
-/* Sends copies of pages [0, n) gathered in offers->page. */
-static int publish(struct ms_scanner *scanner, uint32_t n)
-{
-    struct ms_offers *offers = &scanner->offers;
-    uint32_t slot[MS_MAX_PUBLISH];
-    int r = ms_link_publish(&scanner->link, offers->item, offers->page, n, slot);
-
-    for (uint32_t i = 0; r == 0 && i < n; i++)
-        offers->slot[offers->item[i]] = slot[i];
-    return r;
-}
-
-/* Sends the pages the daemon asked for. Copied first and hashed again: one that changed meanwhile
- * is not what was asked for, and to send it would be a lie. */
-static int publish_wanted(struct ms_scanner *scanner)
-{
-    struct ms_offers *offers = &scanner->offers;
-    uint32_t n = 0;
-    int r = 0;
-
-    for (uint32_t i = 0; i < offers->n && r == 0; i++) {
-        if (offers->slot[i] != MS_SLOT_PUBLISH)
-            continue;
-        offers->slot[i] = MS_SLOT_UNIQUE;
-        memcpy(offers->page[n], ms_ram_page(scanner, offers->offer[i].page), MS_PAGE_SIZE);
-        if (ms_hash_page(offers->page[n]) != offers->offer[i].hash)
-            continue;
-        offers->item[n++] = i;
-        if (n == MS_MAX_PUBLISH) {
-            r = publish(scanner, n);
-            n = 0;
-        }
-    }
-    return r == 0 && n ? publish(scanner, n) : r;
-}
-
-static void take_answer(struct ms_scanner *scanner, uint64_t page, uint32_t slot)
-{
-    struct ms_pages *pages = &scanner->pages;
-
-    if (slot <= MS_MAX_INDEX) {
-        if (still_mergeable(scanner, page))
-            ms_merge_add(scanner, MS_FROM_POOL, page, slot);
-        else
-            ms_link_drop(&scanner->link, slot);
-        return;
-    }
-    if (slot == MS_SLOT_UNIQUE)
-        pages->state[page] |= MS_HINTED;
-    else
-        ms_pages_clear(pages, page, MS_DONE); /* another time */
-    ms_pages_back_off(pages, page, slot == MS_SLOT_FULL ? MS_BACKOFF_MAX : MS_BACKOFF_IDLE);
-}
-
-/* One OFFER and what follows from it. What is to be offered again stays in `offers`. */
-static int make_offers(struct ms_scanner *scanner)
-{
-    struct ms_offers *offers = &scanner->offers;
-    uint32_t n = offers->n;
-    int r = ms_link_offer(&scanner->link, offers->offer, n, offers->slot);
-
-    if (r == 0)
-        r = publish_wanted(scanner);
-    offers->n = 0;
-    for (uint32_t i = 0; r == 0 && i < n; i++) {
-        if (offers->slot[i] == MS_SLOT_AGAIN)
-            offers->offer[offers->n++] = offers->offer[i];
-        else
-            take_answer(scanner, offers->offer[i].page, offers->slot[i]);
-    }
-    return r;
-}
-
-static void flush_offers(struct ms_scanner *scanner)
-{
-    struct ms_offers *offers = &scanner->offers;
-    int r = 0;
-
-    for (int round = 0; r == 0 && offers->n && round < OFFER_ROUNDS; round++)
-        r = make_offers(scanner);
-    for (uint32_t i = 0; i < offers->n; i++)
-        ms_pages_clear(&scanner->pages, offers->offer[i].page, MS_DONE);
-    offers->n = 0;
-    ms_merge_flush(scanner);
-}
-
-static void offer(struct ms_scanner *scanner, uint64_t page, uint64_t hash)
-{
-    struct ms_offers *offers = &scanner->offers;
-
-    if (!ms_link_is_up(&scanner->link)) {
-        ms_pages_back_off(&scanner->pages, page, MS_BACKOFF_IDLE);
-        return;
-    }
-    offers->offer[offers->n++] = (struct ms_offer){.hash = hash, .page = (uint32_t)page};
-    if (offers->n == MS_MAX_OFFER)
-        flush_offers(scanner);
 }
 
 /* ---- one page ---- */
@@ -360,11 +190,11 @@ static void find_source(struct ms_scanner *scanner, uint64_t page, uint64_t hash
     } else if (lineage_has(scanner, page)) {
         ms_merge_add(scanner, MS_FROM_LINEAGE, page, (uint32_t)page);
     } else {
-        block = find_block(scanner, page, hash);
-        if (block != NO_BLOCK)
+        block = ms_find_block(scanner, page, hash);
+        if (block != MS_NO_BLOCK)
             ms_merge_add(scanner, MS_FROM_TEMPLATE, page, (uint32_t)block);
         else
-            offer(scanner, page, hash);
+            ms_offer_page(scanner, page, hash);
     }
 }
 
@@ -383,9 +213,9 @@ static void look_at_hash(struct ms_scanner *scanner, uint64_t page)
             ms_pages_back_off(pages, page, MS_BACKOFF_IDLE);
         return;
     }
-    take_back(scanner, page);
+    ms_take_back(scanner, page);
     pages->hash[page] = hash;
-    if (!is_zero(scanner, page, hash) && find_block(scanner, page, hash) != NO_BLOCK)
+    if (!is_zero(scanner, page, hash) && ms_find_block(scanner, page, hash) != MS_NO_BLOCK)
         find_source(scanner, page, hash);
     else if (before)
         ms_pages_back_off(pages, page, MS_BACKOFF_MAX);
@@ -411,7 +241,7 @@ static enum arming look_at_writes(struct ms_scanner *scanner, uint64_t page, boo
         }
         return ARM_EITHER;
     }
-    take_back(scanner, page);
+    ms_take_back(scanner, page);
     if (pages->state[page] & MS_ARMED)
         ms_pages_back_off(pages, page, MS_BACKOFF_MAX);
     ms_pages_clear(pages, page, MS_ARMED | MS_DONE);
@@ -472,7 +302,7 @@ void ms_scan_looks(struct ms_scanner *scanner)
     (void)ms_link_poll(&scanner->link);
     count = ms_link_take_look(&scanner->link, look);
     for (uint32_t i = 0; i < count; i++) {
-        if (look[i].page < scanner->n_pages && still_mergeable(scanner, look[i].page))
+        if (look[i].page < scanner->n_pages && ms_still_mergeable(scanner, look[i].page))
             ms_merge_add(scanner, MS_FROM_POOL, look[i].page, look[i].slot);
         else
             ms_link_drop(&scanner->link, look[i].slot);
@@ -485,7 +315,7 @@ void ms_scan_looks(struct ms_scanner *scanner)
 /* Nothing of our own is there (any more). */
 static void look_at_nothing(struct ms_scanner *scanner, uint64_t page)
 {
-    take_back(scanner, page);
+    ms_take_back(scanner, page);
     ms_pages_clear(&scanner->pages, page, MS_ARMED | MS_DONE);
 }
 
@@ -553,7 +383,7 @@ void ms_scan_pass(struct ms_scanner *scanner)
         ms_scanner_pay(scanner);
         ms_scan_hints(scanner);
     }
-    flush_offers(scanner);
+    ms_flush_offers(scanner);
     ms_merge_flush(scanner);
     note_all_gone(scanner);
     ms_repack(scanner);

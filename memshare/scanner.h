@@ -4,9 +4,10 @@
  *
  *   scanner.c  life, the loop, calls from other threads      pages.c    what is known of each page
  *   scan.c     looking at pages: changed? equal to what?     pagemap.c  what the page tables say
- *   merge.c    runs: stage, freeze, compare, remap           link.c     the pool's protocol
- *   repack.c   longer runs for old pages                     budget.c, hints.c
- *   ledger.c   the true ledger
+ *   offers.c   what the pool is asked                        link.c     the pool's protocol
+ *   blocks.c   which template block has this hash            budget.c, hints.c
+ *   merge.c    runs: read, freeze, compare, remap            ledger.c   the true ledger
+ *   repack.c   longer runs for old pages
  *
  * Everything is the scanner thread's alone unless it says otherwise. A freeze is never asked for
  * with a lock held, and no message is sent nor lock taken during one.
@@ -135,6 +136,20 @@ uint64_t ms_merge_again(struct ms_scanner *scanner, uint64_t page, uint32_t n, u
 
 /* repack.c: gets longer runs for some pages whose mappings are short, if mappings are scarce. */
 void ms_repack(struct ms_scanner *scanner);
+
+/* blocks.c: a template block with this hash, best the one after the last found, so that runs stay
+ * long; or MS_NO_BLOCK. */
+#define MS_NO_BLOCK UINT64_MAX
+uint64_t ms_find_block(struct ms_scanner *scanner, uint64_t page, uint64_t hash);
+
+/* offers.c */
+void ms_offer_page(struct ms_scanner *scanner, uint64_t page, uint64_t hash);
+/* Makes the offers gathered, and merges what comes of them. */
+void ms_flush_offers(struct ms_scanner *scanner);
+/* The page is not what was offered any more: the pool forgets it. */
+void ms_take_back(struct ms_scanner *scanner, uint64_t page);
+/* May it be mapped anew without giving a reference back first? */
+bool ms_still_mergeable(const struct ms_scanner *scanner, uint64_t page);
 
 /* scan.c */
 void ms_scan_pass(struct ms_scanner *scanner);

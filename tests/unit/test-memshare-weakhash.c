@@ -4,16 +4,20 @@
  * be missed, but no byte may go wrong.
  */
 #define MS_WEAK_HASH
+#include "memshare/blocks.c"
 #include "memshare/budget.c"
+#include "memshare/fan.c"
 #include "memshare/hints.c"
 #include "memshare/index.c"
 #include "memshare/ledger.c"
 #include "memshare/link.c"
 #include "memshare/merge.c"
+#include "memshare/offers.c"
 #include "memshare/pagemap.c"
 #include "memshare/pages.c"
 #include "memshare/pool.c"
 #include "memshare/refs.c"
+#include "memshare/repack.c"
 #include "memshare/scan.c"
 #include "memshare/scanner.c"
 #include "memshare/serve.c"
