@@ -36,6 +36,7 @@ void ms_link_close(struct ms_link *link)
     link->sock = -1;
     link->pool_fd = -1;
     link->dead = false;
+    link->owed = false;
     link->n_look = 0;
     link->n_answer = 0;
     link->drop.head.count = 0;
@@ -145,7 +146,7 @@ static int read_message(struct ms_link *link)
     if (n < (ssize_t)sizeof(link->in.head) || (size_t)n != incoming_length(&link->in.head))
         return lost(link);
     if (link->in.head.type == MS_MSG_ANSWER) {
-        if (!link->waiting) /* it would be taken for the next one */
+        if (!link->owed || !count) /* it would be taken for the next one */
             return lost(link);
         memcpy(link->answer, link->in.numbers.number, count * sizeof(uint32_t));
         link->n_answer = count;
@@ -163,19 +164,27 @@ static int read_message(struct ms_link *link)
     return 1;
 }
 
+/* May a message be sent that is answered? Not after waiting for an answer was canceled: it would be
+ * taken for that of the next one. The connection ends then. */
+static int may_ask(const struct ms_link *link)
+{
+    if (!ms_link_is_up(link))
+        return -ECONNRESET;
+    return link->owed ? -ECANCELED : 0;
+}
+
 static int wait_answer(struct ms_link *link, uint32_t n, uint32_t *ret_slot)
 {
-    int r = 0;
+    link->owed = true;
+    while (!link->n_answer) {
+        int r = read_message(link);
 
-    link->waiting = true;
-    while (r >= 0 && !link->n_answer) {
-        r = read_message(link);
         if (r == 0)
             r = wait_for(link, POLLIN);
+        if (r < 0)
+            return r;
     }
-    link->waiting = false;
-    if (r < 0)
-        return r;
+    link->owed = false;
     if (link->n_answer != n)
         return lost(link);
     memcpy(ret_slot, link->answer, n * sizeof(*ret_slot));
@@ -203,11 +212,10 @@ int ms_link_offer(struct ms_link *link, const struct ms_offer *offer, uint32_t n
     struct ms_msg_head head = {.type = MS_MSG_OFFER, .count = n};
     struct iovec iov[2] = {{.iov_base = &head, .iov_len = sizeof(head)},
                            {.iov_base = (void *)offer, .iov_len = n * sizeof(*offer)}};
-    int r;
+    int r = may_ask(link);
 
-    if (!ms_link_is_up(link))
-        return -ECONNRESET;
-    r = flush_withdraw(link); /* or it would take back what is offered now */
+    if (r == 0)
+        r = flush_withdraw(link); /* or it would take back what is offered now */
     if (r == 0)
         r = send_message(link, iov, 2);
     return r < 0 ? r : wait_answer(link, n, ret_slot);
@@ -222,14 +230,22 @@ int ms_link_publish(struct ms_link *link, const uint32_t *item, const void *page
     } front = {.head = {.type = MS_MSG_PUBLISH, .count = n}};
     struct iovec iov[2] = {{.iov_base = &front, .iov_len = sizeof(front)},
                            {.iov_base = (void *)page, .iov_len = (size_t)n * MS_PAGE_SIZE}};
-    int r;
+    int r = may_ask(link);
 
     _Static_assert(sizeof(front) == offsetof(struct ms_msg_publish, page), "one layout");
-    if (!ms_link_is_up(link))
-        return -ECONNRESET;
     memcpy(front.item, item, n * sizeof(*item));
-    r = send_message(link, iov, 2);
+    if (r == 0)
+        r = send_message(link, iov, 2);
     return r < 0 ? r : wait_answer(link, n, ret_slot);
+}
+
+/* New slots in a row for all of them, or for none. */
+static bool is_row(const uint32_t *slot, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (slot[i] != (slot[0] > MS_MAX_INDEX ? slot[0] : slot[0] + i))
+            return false;
+    return slot[0] > MS_MAX_INDEX || slot[n - 1] <= MS_MAX_INDEX;
 }
 
 int ms_link_repack(struct ms_link *link, const uint32_t *slot, uint32_t n, uint32_t *ret_slot)
@@ -238,16 +254,14 @@ int ms_link_repack(struct ms_link *link, const uint32_t *slot, uint32_t n, uint3
         struct ms_msg_head head;
         uint32_t slot[MS_MAX_REPACK];
     } msg = {.head = {.type = MS_MSG_REPACK, .count = n}};
-    int r;
+    int r = may_ask(link);
 
     memcpy(msg.slot, slot, n * sizeof(*slot));
-    r = send_plain(link, &msg, sizeof(msg.head) + n * sizeof(*slot));
+    if (r == 0)
+        r = send_plain(link, &msg, sizeof(msg.head) + n * sizeof(*slot));
     if (r == 0)
         r = wait_answer(link, n, ret_slot);
-    for (uint32_t i = 1; r == 0 && i < n; i++)
-        if (ret_slot[0] <= MS_MAX_INDEX && ret_slot[i] != ret_slot[0] + i)
-            r = lost(link);
-    return r < 0 || ret_slot[0] > MS_MAX_INDEX || ret_slot[n - 1] <= MS_MAX_INDEX ? r : lost(link);
+    return r == 0 && !is_row(ret_slot, n) ? lost(link) : r;
 }
 
 static int flush_numbers(struct ms_link *link, struct ms_msg_numbers *numbers)

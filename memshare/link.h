@@ -22,6 +22,7 @@ struct ms_link {
     void *opaque;
     bool dead;
     bool hide; /* the pool hides timing */
+    bool owed; /* an answer is to come */
     uint32_t n_answer;
     uint32_t answer[MS_MAX_OFFER];
     struct ms_msg_numbers drop;   /* references to give back, gathered */

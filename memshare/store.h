@@ -26,7 +26,7 @@ struct ms_store {
     uint32_t n_slots;    /* no slot at or beyond this is in use */
     uint32_t used;
     uint32_t reserved; /* slots of rows, in use or not */
-    uint32_t cursor; /* where the next slot is looked for */
+    uint32_t cursor;   /* where the next slot is looked for */
     uint32_t capacity;
     uint32_t *refs; /* MS_RESERVED, and the count; read it with ms_store_refs */
     uint64_t *hash;
