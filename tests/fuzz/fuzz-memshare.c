@@ -257,7 +257,8 @@ static uint32_t pull(struct fuzz *f, struct peer *peer)
     if (n < (ssize_t)sizeof(numbers.head))
         return 0;
     memcpy(&numbers, f->in, (size_t)n < sizeof(numbers) ? (size_t)n : sizeof(numbers));
-    CHECK(numbers.head.type == MS_MSG_ANSWER || numbers.head.type == MS_MSG_LOOK);
+    CHECK(numbers.head.type == MS_MSG_ANSWER || numbers.head.type == MS_MSG_LOOK ||
+          (numbers.head.type == MS_MSG_HIDE && f->pool->timing == MS_TIMING_HIDE));
     if (numbers.head.type == MS_MSG_ANSWER) {
         CHECK((size_t)n == sizeof(numbers.head) + numbers.head.count * sizeof(uint32_t));
         peer->n_answer = numbers.head.count;
@@ -348,6 +349,24 @@ static size_t drop_granted(struct fuzz *f, const struct peer *peer)
     return offsetof(struct ms_msg_numbers, number) + n * sizeof(uint32_t);
 }
 
+/* Some of the slots it holds, from one of them on; or one that it may not hold among them. Some
+ * contents become hidden to later offers by this, but no slot changes what it holds. */
+static size_t repack(struct fuzz *f, const struct peer *peer)
+{
+    uint32_t n = next_count(f, MS_MAX_REPACK), most = n < MS_MAX_REPACK ? n : MS_MAX_REPACK;
+    uint32_t slot = next_number(f, CONTENTS), step = next(f) % 3, odd = next_number(f, 255);
+
+    f->out.head = (struct ms_msg_head){.type = MS_MSG_REPACK, .count = n};
+    for (uint32_t i = 0; i < most; i++) {
+        for (uint32_t k = 0; peer->client && k < CONTENTS; k++, slot = (slot + 1) % CONTENTS)
+            if (ms_refs_get(&peer->client->slots, slot))
+                break;
+        f->out.numbers.number[i] = i == odd ? next_number(f, CONTENTS) : slot;
+        slot = (slot + step) % CONTENTS;
+    }
+    return offsetof(struct ms_msg_numbers, number) + n * sizeof(uint32_t);
+}
+
 static size_t any_bytes(struct fuzz *f)
 {
     size_t n = (size_t)next(f) | (size_t)(next(f) & 1) << 8;
@@ -359,7 +378,7 @@ static size_t any_bytes(struct fuzz *f)
 
 static size_t message(struct fuzz *f, struct peer *peer)
 {
-    uint8_t kind = next(f) % 12;
+    uint8_t kind = next(f) % 15;
 
     switch (kind) {
     case 0: return hello(f, next_number(f, 2) ? RAM_PAGES : next_number(f, 255));
@@ -373,6 +392,9 @@ static size_t message(struct fuzz *f, struct peer *peer)
     case 8: return numbers(f, MS_MSG_TEMPLATE_REF);
     case 9: return numbers(f, MS_MSG_TEMPLATE_DROP);
     case 10: f->out.head = (struct ms_msg_head){.type = MS_MSG_LOOKED}; return sizeof(f->out.head);
+    case 11:
+    case 12: return repack(f, peer);
+    case 13: return numbers(f, MS_MSG_REPACK);
     default: return any_bytes(f);
     }
 }
@@ -431,6 +453,8 @@ static void step(struct fuzz *f)
 /* An honest client offers page `number`, sends it if asked to, and reads all it is told. */
 static uint32_t honest_offer(struct fuzz *f, struct peer *peer, uint8_t number)
 {
+    uint32_t type;
+
     f->out.head = (struct ms_msg_head){.type = MS_MSG_OFFER, .count = 1};
     f->out.offer.offer[0] = (struct ms_offer){.hash = hash_of(number), .page = number};
     peer->offered[0] = number;
@@ -440,9 +464,10 @@ static uint32_t honest_offer(struct fuzz *f, struct peer *peer, uint8_t number)
         serve(peer);
         CHECK(peer->client);
         peer->n_answer = 0;
-        while (pull(f, peer) == MS_MSG_LOOK) {
+        while ((type = pull(f, peer)) == MS_MSG_LOOK || type == MS_MSG_HIDE) {
             f->out.head = (struct ms_msg_head){.type = MS_MSG_LOOKED};
-            push(f, peer, sizeof(f->out.head));
+            if (type == MS_MSG_LOOK)
+                push(f, peer, sizeof(f->out.head));
         }
         CHECK(peer->n_answer == 1);
         if (peer->answer[0] != MS_SLOT_PUBLISH)
