@@ -502,6 +502,7 @@ static const struct shape shapes[] = {
     {MS_MSG_WITHDRAW, MS_MAX_OFFER, offsetof(struct ms_msg_offer, offer), sizeof(struct ms_offer)},
     {MS_MSG_PUBLISH, MS_MAX_PUBLISH, offsetof(struct ms_msg_publish, page), PAGE},
     {MS_MSG_DROP, MS_MAX_DROP, sizeof(struct ms_msg_head), sizeof(uint32_t)},
+    {MS_MSG_REPACK, MS_MAX_REPACK, sizeof(struct ms_msg_head), sizeof(uint32_t)},
     {MS_MSG_TEMPLATE_REF, MS_MAX_DROP, sizeof(struct ms_msg_head), sizeof(uint32_t)},
     {MS_MSG_TEMPLATE_DROP, MS_MAX_DROP, sizeof(struct ms_msg_head), sizeof(uint32_t)},
 };
@@ -982,6 +983,250 @@ static void test_withdraw_beyond_ram(void **state)
     expect_cut_off(h, "offers page 100 of 100");
 }
 
+/* ---- longer runs ---- */
+
+/* A slot that the bad client alone holds, with one reference. */
+static uint32_t own_slot(struct hostile *h, uint64_t number)
+{
+    uint32_t slot;
+
+    fill_page(h->publish.page[0], number);
+    assert_int_equal(
+        answer_to(h, h->bad, h->bad_sock, ms_hash_page(h->publish.page[0]), number % RAM_PAGES),
+        MS_SLOT_UNIQUE);
+    assert_int_equal(answer_to(h, h->bad, h->bad_sock, ms_hash_page(h->publish.page[0]),
+                               (number + 1) % RAM_PAGES),
+                     MS_SLOT_PUBLISH);
+    h->publish.item[0] = 0;
+    push_publish(h, h->bad_sock, 1);
+    assert_int_equal(ms_client_serve(h->bad), 0);
+    assert_int_equal(pull(h, h->bad_sock), MS_MSG_ANSWER);
+    slot = h->answer.number[0];
+    assert_true(slot <= MS_MAX_INDEX);
+    /* its other page was the first: that is looked at now or later, and given back */
+    h->numbers.number[0] = slot;
+    push_numbers(h, h->bad_sock, MS_MSG_DROP, 1);
+    assert_int_equal(ms_client_serve(h->bad), 0);
+    assert_int_equal(ms_refs_get(&h->bad->slots, slot), 1);
+    return slot;
+}
+
+/* Asks for a row for what is in h->numbers. */
+static uint32_t repack(struct hostile *h, uint32_t n)
+{
+    push_numbers(h, h->bad_sock, MS_MSG_REPACK, n);
+    assert_int_equal(ms_client_serve(h->bad), 0);
+    while (pull(h, h->bad_sock) == MS_MSG_LOOK)
+        ;
+    assert_int_equal(h->answer.head.count, n);
+    return h->answer.number[0];
+}
+
+static void test_repack_of_slots_not_held(void **state)
+{
+    struct hostile *h = *state;
+    const uint32_t slot[] = {h->good_slot,     1000,      4096,           MS_MAX_INDEX,
+                             MS_MAX_INDEX + 1, INT32_MAX, MS_SLOT_UNIQUE, MS_SLOT_FULL};
+
+    for (size_t i = 0; i < sizeof(slot) / sizeof(slot[0]); i++) {
+        for (uint32_t k = 0; k < 8; k++)
+            h->numbers.number[k] = own_slot(h, 1000 + k);
+        h->numbers.number[7] = slot[i]; /* one that is not its own, after some that are */
+        push_numbers(h, h->bad_sock, MS_MSG_REPACK, 8);
+        expect_cut_off(h, "does not hold");
+        bad_again(h, true);
+    }
+    push_numbers(h, h->bad_sock, 99, 0);
+    expect_cut_off(h, "message 99");
+}
+
+/* What others hold as well is not copied for one of them. */
+static void test_repack_of_what_others_hold(void **state)
+{
+    struct hostile *h = *state;
+
+    push_offer(h, h->bad_sock, 1); /* the page that has a slot: one reference */
+    assert_int_equal(ms_client_serve(h->bad), 0);
+    h->numbers.number[0] = h->good_slot;
+    pull(h, h->bad_sock);
+    for (int i = 0; i < 100; i++)
+        assert_int_equal(repack(h, 1), MS_SLOT_FULL);
+    assert_int_equal(h->pool->store.used, 1);
+    assert_int_equal(h->pool->store.reserved, 0);
+    push_numbers(h, h->bad_sock, 99, 0);
+    expect_cut_off(h, "message 99");
+}
+
+static void test_repack_of_one_slot_many_times(void **state)
+{
+    struct hostile *h = *state;
+    uint32_t slot = own_slot(h, 50), first;
+    uint8_t page[PAGE];
+
+    for (uint32_t i = 0; i < MS_MAX_REPACK; i++)
+        h->numbers.number[i] = slot;
+    first = repack(h, MS_MAX_REPACK);
+    assert_true(first <= MS_MAX_INDEX);
+    assert_int_equal(h->pool->store.used, 2 + MS_MAX_REPACK);
+    for (uint32_t i = 0; i < MS_MAX_REPACK; i++) {
+        assert_int_equal(h->answer.number[i], first + i);
+        assert_int_equal(pread(h->pool->store.fd, page, PAGE, (off_t)(first + i) * PAGE), PAGE);
+        assert_true(page_is(page, 50));
+    }
+    drop_all_it_holds(h);
+    assert_int_equal(h->pool->store.used, 1);
+    fill_page(page, 50); /* nothing is left of it */
+    assert_int_equal(answer_to(h, h->bad, h->bad_sock, ms_hash_page(page), 3), MS_SLOT_UNIQUE);
+    push_numbers(h, h->bad_sock, 99, 0);
+    expect_cut_off(h, "message 99");
+}
+
+/* Never a drop: it ends where all references end, and all it took is given back. */
+static void test_flood_of_repacks(void **state)
+{
+    struct hostile *h = *state;
+    uint32_t slot = own_slot(h, 50);
+    int r = 0;
+
+    for (int i = 0; i < 1000 && r == 0; i++) {
+        for (uint32_t k = 0; k < MS_MAX_REPACK; k++)
+            h->numbers.number[k] = slot;
+        push_numbers(h, h->bad_sock, MS_MSG_REPACK, MS_MAX_REPACK);
+        r = ms_client_serve(h->bad);
+        if (r == 0)
+            while (pull(h, h->bad_sock) == MS_MSG_LOOK)
+                ;
+        assert_in_range(h->pool->store.used, 1, RAM_PAGES + MS_REF_SLACK + 1);
+        assert_int_equal(h->pool->store.reserved, 0);
+    }
+    assert_int_equal(r, -EPROTO);
+    assert_non_null(strstr(ms_client_error(h->bad), "more references"));
+    bad_again(h, true);
+    assert_int_equal(ms_client_serve(h->good), 0);
+    assert_int_equal(h->pool->store.used, 1);
+    push_numbers(h, h->bad_sock, 99, 0);
+    expect_cut_off(h, "message 99");
+}
+
+static void test_repack_before_anything_is_held(void **state)
+{
+    struct hostile *h = *state;
+
+    bad_again(h, true);
+    h->numbers.number[0] = 0;
+    push_numbers(h, h->bad_sock, MS_MSG_REPACK, 1);
+    expect_cut_off(h, "repacks slot 0, which it does not hold");
+}
+
+/* ---- what the daemon knows better, answers that are no slots, ends ---- */
+
+static void test_other_ram_than_it_has(void **state)
+{
+    static const uint64_t claim[] = {1, RAM_PAGES - 1, RAM_PAGES + 1, 100000, MS_MAX_RAM_PAGES};
+    struct hostile *h = *state;
+    struct ms_msg_hello hello = {.head = {.type = MS_MSG_HELLO}, .version = MS_PROTO_VERSION};
+
+    for (size_t i = 0; i < sizeof(claim) / sizeof(claim[0]); i++) {
+        bad_again(h, false);
+        ms_client_expect_ram(h->bad, RAM_PAGES * PAGE);
+        hello.ram_pages = claim[i];
+        push(h->bad_sock, &hello, sizeof(hello));
+        expect_cut_off(h, "pages of RAM, but has 100");
+    }
+    bad_again(h, false);
+    ms_client_expect_ram(h->bad, RAM_PAGES * PAGE);
+    greet(h->bad_sock);
+    assert_int_equal(ms_client_serve(h->bad), 0);
+    push_numbers(h, h->bad_sock, 99, 0);
+    expect_cut_off(h, "message 99");
+}
+
+/* The same content a hundred times in one OFFER: it is asked for once. */
+static void test_one_offer_full_of_one_content(void **state)
+{
+    struct hostile *h = *state;
+    uint32_t asked = 0, again = 0;
+
+    for (uint32_t i = 0; i < RAM_PAGES; i++)
+        h->offer.offer[i] = (struct ms_offer){.hash = 4711, .page = i};
+    push_offer(h, h->bad_sock, RAM_PAGES);
+    assert_int_equal(ms_client_serve(h->bad), 0);
+    while (pull(h, h->bad_sock) == MS_MSG_LOOK)
+        ;
+    assert_int_equal(h->answer.number[0], MS_SLOT_UNIQUE);
+    for (uint32_t i = 1; i < RAM_PAGES; i++) {
+        asked += h->answer.number[i] == MS_SLOT_PUBLISH;
+        again += h->answer.number[i] == MS_SLOT_AGAIN;
+    }
+    assert_int_equal(asked, 1);
+    assert_int_equal(asked + again, RAM_PAGES - 1);
+    push_publish(h, h->bad_sock, 1); /* not the one that was asked for */
+    expect_cut_off(h, "nobody asked for");
+}
+
+/* No room: nobody is asked for a page, and what is there stays. */
+static void test_full_store(void **state)
+{
+    struct hostile *h = *state;
+
+    h->pool->store.max_slots = 2;
+    (void)own_slot(h, 50);
+    assert_int_equal(answer_to(h, h->good, h->good_sock, 4711, 1), MS_SLOT_UNIQUE);
+    assert_int_equal(answer_to(h, h->bad, h->bad_sock, 4711, 2), MS_SLOT_FULL);
+    push_publish(h, h->bad_sock, 1);
+    expect_cut_off(h, "nobody asked for");
+}
+
+/* It greets a pool that would answer, and is gone. */
+static void test_greeting_without_staying(void **state)
+{
+    struct hostile *h = *state;
+    struct ms_client *client;
+    struct ms_pool *pool;
+    int pair[2];
+
+    assert_int_equal(ms_pool_new(&pool, "hide", 0, MS_TIMING_HIDE), 0);
+    assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair), 0);
+    assert_int_equal(ms_pool_attach(pool, pair[0], "", 0, &client), 0);
+    greet(pair[1]);
+    close(pair[1]);
+    assert_int_equal(ms_client_serve(client), -ECONNRESET);
+    assert_string_equal(ms_client_error(client), "");
+    ms_client_detach(client);
+    ms_pool_free(pool);
+    push_numbers(h, h->bad_sock, 99, 0);
+    expect_cut_off(h, "message 99");
+}
+
+/* Offers whose hashes are alike but for a few bits: none of them stands far from its place. */
+static void test_chosen_hashes(void **state)
+{
+    struct hostile *h = *state;
+    const struct ms_index *index = &h->pool->index;
+    struct ms_msg_hello hello = {
+        .head = {.type = MS_MSG_HELLO}, .version = MS_PROTO_VERSION, .ram_pages = 1 << 20};
+    uint64_t longest = 0, row = 0;
+
+    bad_again(h, false);
+    push(h->bad_sock, &hello, sizeof(hello));
+    for (uint64_t n = 0; n < 20 * MS_MAX_OFFER; n += MS_MAX_OFFER) {
+        for (uint64_t k = 0; k < MS_MAX_OFFER; k++)
+            h->offer.offer[k] =
+                (struct ms_offer){.hash = (n + k) << 40 | 12345, .page = (uint32_t)(n + k)};
+        push_offer(h, h->bad_sock, MS_MAX_OFFER);
+        assert_int_equal(ms_client_serve(h->bad), 0);
+        assert_int_equal(pull(h, h->bad_sock), MS_MSG_ANSWER);
+    }
+    assert_true(index->used > 20 * MS_MAX_OFFER);
+    for (uint64_t i = 0; i < index->size; i++) {
+        row = index->entry[i].kind == MS_ENTRY_EMPTY ? 0 : row + 1;
+        longest = row > longest ? row : longest;
+    }
+    assert_in_range(longest, 1, 2000);
+    push_numbers(h, h->bad_sock, 99, 0);
+    expect_cut_off(h, "message 99");
+}
+
 #define HOSTILE(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 
 int main(void)
@@ -1038,6 +1283,16 @@ int main(void)
         HOSTILE(test_withdraw_of_another_guests_offer),
         HOSTILE(test_withdraw_again_and_again),
         HOSTILE(test_withdraw_beyond_ram),
+        HOSTILE(test_repack_of_slots_not_held),
+        HOSTILE(test_repack_of_what_others_hold),
+        HOSTILE(test_repack_of_one_slot_many_times),
+        HOSTILE(test_flood_of_repacks),
+        HOSTILE(test_repack_before_anything_is_held),
+        HOSTILE(test_other_ram_than_it_has),
+        HOSTILE(test_one_offer_full_of_one_content),
+        HOSTILE(test_full_store),
+        HOSTILE(test_greeting_without_staying),
+        HOSTILE(test_chosen_hashes),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

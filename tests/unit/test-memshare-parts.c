@@ -224,6 +224,29 @@ static uint64_t count_mappings(const struct ms_pages *pages)
     return n;
 }
 
+/* Rows hold no memory until they are written, but they never keep others out. */
+static void test_store_rows_leave_room(void **state)
+{
+    struct ms_store store;
+    uint8_t page[PAGE] = {1};
+    uint32_t first[9], slot, n = 0;
+
+    (void)state;
+    assert_int_equal(ms_store_init(&store, "rows", 1000 * PAGE, false), 0);
+    while (n < 9 && ms_store_reserve(&store, 64, &first[n]) == 0)
+        n++;
+    assert_int_equal(n, 500 / 64);
+    assert_int_equal(store.used, 0);
+    for (uint32_t i = 0; i < 1000 - 64 * n; i++)
+        assert_int_equal(ms_store_put(&store, page, i, &slot), 0);
+    assert_int_equal(ms_store_put(&store, page, 0, &slot), -ENOSPC);
+    ms_store_unreserve(&store, first[0], 64);
+    assert_int_equal(store.reserved, 64 * (n - 1));
+    assert_int_equal(ms_store_put(&store, page, 0, &slot), 0);
+    assert_in_range(slot, first[0], first[0] + 63);
+    ms_store_free(&store);
+}
+
 static void test_mappings_are_counted(void **state)
 {
     struct ms_pages pages;
@@ -295,10 +318,15 @@ static void test_classes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_index_finds_what_is_there), cmocka_unit_test(test_index_forgets),
-        cmocka_unit_test(test_offers_are_taken_back),     cmocka_unit_test(test_counters),
-        cmocka_unit_test(test_store_runs_and_holes),      cmocka_unit_test(test_store_at_random),
-        cmocka_unit_test(test_mappings_are_counted),      cmocka_unit_test(test_classes),
+        cmocka_unit_test(test_index_finds_what_is_there),
+        cmocka_unit_test(test_index_forgets),
+        cmocka_unit_test(test_offers_are_taken_back),
+        cmocka_unit_test(test_counters),
+        cmocka_unit_test(test_store_runs_and_holes),
+        cmocka_unit_test(test_store_at_random),
+        cmocka_unit_test(test_store_rows_leave_room),
+        cmocka_unit_test(test_mappings_are_counted),
+        cmocka_unit_test(test_classes),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
