@@ -155,6 +155,39 @@ int ms_pagemap_arm(const struct ms_pagemap *pagemap, void *start, uint64_t n)
     return ioctl(pagemap->fd, SCAN_IOCTL, &arg) < 0 ? -errno : 0;
 }
 
+/* With a list of regions to fill, the kernel takes care to protect only what matches. */
+int ms_pagemap_arm_all(const struct ms_pagemap *pagemap, void *start, uint64_t n,
+                       uint64_t *ret_armed)
+{
+    struct scan_region region[SCAN_REGIONS];
+    uint64_t at = (uint64_t)(uintptr_t)start, end = at + n * MS_PAGE_SIZE, armed = 0;
+
+    while (at < end) {
+        struct scan_arg arg = {
+            .size = sizeof(arg),
+            .flags = SCAN_PROTECT,
+            .start = at,
+            .end = end,
+            .vec = (uint64_t)(uintptr_t)region,
+            .vec_len = SCAN_REGIONS,
+            .category_inverted = SCAN_PFNZERO,
+            .category_mask = SCAN_PRESENT | SCAN_WRITTEN | SCAN_PFNZERO,
+            .return_mask = SCAN_PRESENT,
+        };
+        int found = ioctl(pagemap->fd, SCAN_IOCTL, &arg);
+
+        if (found < 0)
+            return -errno;
+        for (int i = 0; i < found; i++)
+            armed += (region[i].end - region[i].start) / MS_PAGE_SIZE;
+        if (arg.walk_end <= at)
+            return -EIO; /* no progress: never loop on it */
+        at = arg.walk_end;
+    }
+    *ret_armed = armed;
+    return 0;
+}
+
 uint64_t ms_pagemap_anonymous(const struct ms_pagemap *pagemap)
 {
     char text[128];

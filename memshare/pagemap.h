@@ -54,6 +54,9 @@ int ms_pagemap_classify(const struct ms_pagemap *pagemap, const void *start, uin
  * tracked and written now. Others are left alone. A first write then costs the guest about a
  * microsecond. */
 int ms_pagemap_arm(const struct ms_pagemap *pagemap, void *start, uint64_t n);
+/* The same for all of `n` pages, and says how many there were. */
+int ms_pagemap_arm_all(const struct ms_pagemap *pagemap, void *start, uint64_t n,
+                       uint64_t *ret_armed);
 /* New anonymous memory in place of old: tracked like its neighbours, so that they are one mapping.
  * Does nothing if nothing is tracked. */
 void ms_pagemap_track(const struct ms_pagemap *pagemap, void *start, uint64_t n);

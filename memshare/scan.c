@@ -366,6 +366,22 @@ static void scan_window(struct ms_scanner *scanner, uint64_t first, uint64_t n)
     arm(scanner, arm_first, arm_end);
 }
 
+/* The first pass after a connection, where nothing is known yet: everything is armed, and what is
+ * not written until the next pass will be looked at then. */
+static bool arm_everything(struct ms_scanner *scanner)
+{
+    uint64_t armed;
+
+    if (scanner->known || scanner->pagemap.uffd < 0)
+        return false;
+    scanner->known = true;
+    if (ms_pagemap_arm_all(&scanner->pagemap, scanner->ram, scanner->n_pages, &armed) < 0)
+        return false;
+    scanner->pass_fresh = armed;
+    scanner->pass_resident = armed + scanner->pages.n_shared;
+    return true;
+}
+
 void ms_scan_pass(struct ms_scanner *scanner)
 {
     scanner->pass_splits = splits_due(scanner);
@@ -375,6 +391,8 @@ void ms_scan_pass(struct ms_scanner *scanner)
     scanner->pass_fresh = 0;
     scanner->pass_resident = 0;
     note_all_gone(scanner);
+    if (arm_everything(scanner))
+        return;
     for (uint64_t first = 0; first < scanner->n_pages; first += MS_WINDOW) {
         if (ms_scanner_interrupted(scanner))
             break;

@@ -95,6 +95,7 @@ struct ms_scanner {
 
     /* this pass */
     uint64_t pass_resident, pass_merged, pass_fresh;
+    bool known; /* a pass has been over everything since the start */
     bool pass_splits;
     uint64_t repack_at;  /* the page where the next look for short runs begins */
     uint64_t splits_own; /* memory of our own plus what was merged, when splits were looked for */
