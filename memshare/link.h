@@ -3,8 +3,9 @@
  * The guest end of the sharing protocol.
  *
  * Used by the scanner thread alone. Waits for answers, but returns -ECANCELED as soon as the
- * scanner is to stop or to change its connection. When the daemon is gone the link is dead: every
- * call returns -ECONNRESET and the scanner works without a pool.
+ * scanner is to stop or to change its connection, and asks nothing more from then on. When the
+ * daemon is gone the link is dead: every call returns -ECONNRESET and the scanner works without a
+ * pool.
  */
 #ifndef MS_LINK_H
 #define MS_LINK_H

@@ -2,12 +2,16 @@
 /*
  * memshare: identical pages of many guests, held once.
  *
- * Two halves that speak a small private protocol over a SOCK_SEQPACKET socket:
- *   pool     in vmmd: per share group a store (memfd) of pages, an index hash -> slot, and how
- * often each guest maps each slot. Trusts no guest process. scanner  in each guest process: finds
- * zero pages, pages equal to a template block, pages equal to a pool slot; compares every byte;
- * remaps them MAP_PRIVATE, so that the kernel's own write fault splits them again. memshare knows
- * nothing of engines, devices, disks or the bus; it neither logs nor exits.
+ * Two halves that speak a small private protocol over a SOCK_SEQPACKET socket.
+ *
+ * The pool, in vmmd: per share group a store (memfd) of pages, an index hash -> slot, and how often
+ * each guest maps each slot. Trusts no guest process.
+ *
+ * The scanner, in each guest process: finds zero pages, pages equal to a template block, pages
+ * equal to a pool slot; compares every byte; remaps them MAP_PRIVATE, so that the kernel's own
+ * write fault splits them again.
+ *
+ * memshare knows nothing of engines, devices, disks or the bus; it neither logs nor exits.
  *
  * A page is 4096 bytes; "page N" is the N-th page of the guest RAM region in host address order.
  * Hash: XXH3-64 with seed 0 of the 4096 bytes: a hint only. Nothing is merged without a comparison
@@ -22,8 +26,7 @@
 
 #define MS_PAGE_SIZE 4096u
 
-/* ---- the ledger: where every byte of a guest is
- * -------------------------------------------------- */
+/* ---- the ledger: where every byte of a guest is ---- */
 
 /*
  * All sizes in bytes. nominal = zero + lineage + template_ + pool + private_ .
@@ -51,8 +54,7 @@ struct ms_ledger {
     bool settled;               /* the last complete pass found (almost) nothing new to merge */
 };
 
-/* ---- guest side
- * ----------------------------------------------------------------------------------- */
+/* ---- guest side ---- */
 
 struct ms_scanner_ops {
     /*
@@ -97,8 +99,8 @@ struct ms_scanner_config {
     struct ms_lineage lineage;
     struct ms_template tmpl;
     unsigned budget_percent; /* of one core, 1..100; 0: do not scan */
-    uint64_t max_mappings;   /* VMAs that guest RAM may use; 0: 3/4 of vm.max_map_count as read by
-                                the caller is not known here, so 0 means 40,000 */
+    uint64_t max_mappings;   /* VMAs that guest RAM may use, of what vm.max_map_count leaves;
+                                0: 40,000 */
 };
 
 struct ms_scanner;
@@ -140,8 +142,7 @@ int ms_scanner_ledger(struct ms_scanner *scanner, struct ms_ledger *ret_ledger);
  * sizes are 0. Any thread. */
 void ms_scanner_counters(struct ms_scanner *scanner, struct ms_ledger *ret_ledger);
 
-/* ---- daemon side
- * ------------------------------------------------------------------------------------ */
+/* ---- daemon side ---- */
 /* One thread (vmmd's event loop) calls all of these. Nothing blocks. */
 
 struct ms_pool;
@@ -178,8 +179,8 @@ void ms_client_expect_ram(struct ms_client *client, uint64_t ram_bytes);
 int ms_client_fd(const struct ms_client *client); /* to poll for reading */
 
 /* Serves what is readable now (a bounded number of messages). 0; -ECONNRESET: the guest process
- * closed it; -EPROTO: it lied or broke the protocol, ms_client_error() says how. After an error:
- * detach. */
+ * closed it; -EPROTO: it lied or broke the protocol, ms_client_error() says how; or another error
+ * (-ENOMEM), for which it cannot help. After any of them: detach. */
 int ms_client_serve(struct ms_client *client);
 const char *ms_client_error(const struct ms_client *client); /* "" if none; valid until detach */
 

@@ -15,7 +15,7 @@ static uint64_t next_random(uint64_t *seed)
 
 static void test_index_finds_what_is_there(void **state)
 {
-    static uint32_t model[4096]; /* slot + 1 by number; hashes cluster on purpose */
+    static uint32_t model[4096]; /* slot + 1 by number; hashes are alike on purpose */
     struct ms_index index;
     uint64_t seed = 42;
 
