@@ -20,7 +20,7 @@
 #define PAY_EVERY    128   /* pages between two looks at the budget */
 #define SPLITS_SHARE 1000  /* looking for splits may take 1/1000 of the time */
 #define SPLITS_RARE  20000 /* and does take 1/20000 */
-#define SPLITS_NS    16000000000
+#define SPLITS_REST  16    /* but not more often than every 16th time at rest */
 
 /* ---- what the page tables say ---- */
 
@@ -122,7 +122,7 @@ static bool splits_due(struct ms_scanner *scanner)
     if (own < scanner->splits_own)
         scanner->splits_own = own;
     return (own > scanner->splits_own && since >= scanner->splits_cost_ns * SPLITS_SHARE) ||
-           since >= SPLITS_NS + scanner->splits_cost_ns * SPLITS_RARE;
+           since >= SPLITS_REST * scanner->at_rest_ns + scanner->splits_cost_ns * SPLITS_RARE;
 }
 
 static void note_look(struct ms_scanner *scanner)

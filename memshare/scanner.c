@@ -20,19 +20,17 @@
 #include "memshare/ms-hash.h"
 
 #define MS(x)           ((uint64_t)(x)*1000000)
-#define PASS_SOON       MS(20)    /* the time a page must stand still to be worth merging, */
-#define PASS_BUSY       MS(160)   /* doubling up to this while the guest makes news all the time */
-#define PASS_IDLE       MS(1000)  /* when there was nothing to do: at least this, */
-#define PASS_RARE       MS(64000) /* at most this, */
-#define IDLE_SHARE      10000     /* and so that passes take 1/10000 of the time */
-#define GROWTH_FRACTION 64        /* 1/64 of resident more memory of our own: look at once */
-#define PASS_TRICKLE    MS(1000)  /* when there are some news: at least this, at most */
-#define PASS_SLOW       MS(8000)  /* this, and so that passes take */
-#define TRICKLE_SHARE   400       /* 1/400 of the time: */
-#define BUSY_FRACTION   20        /* less than 1/20 of resident, but */
-#define SWEEP_EVERY     MS(1000)
-#define HINT_GATHER     MS(10) /* device reads come in swarms */
-#define QUIET_FRACTION  200    /* less than 1/200 of resident is (almost) nothing */
+#define PASS_SOON       MS(20)  /* the time a page must stand still to be worth merging, */
+#define PASS_BUSY       MS(160) /* doubling up to this while the guest makes news all the time */
+#define RARE            64      /* when there was nothing to do: at most 64 times AT_REST, */
+#define IDLE_SHARE      10000   /* and so that passes take 1/10000 of the time */
+#define GROWTH_FRACTION 64      /* 1/64 of resident more memory of our own: look at once */
+#define SLOW            8   /* when there are some news: at most 8 times, and so that they take */
+#define TRICKLE_SHARE   400 /* 1/400 of the time: */
+#define BUSY_FRACTION   20  /* less than 1/20 of resident, but */
+#define AT_REST         MS(1000) /* between looks at whether there is something to do */
+#define HINT_GATHER     MS(10)   /* device reads come in swarms */
+#define QUIET_FRACTION  200      /* less than 1/200 of resident is (almost) nothing */
 
 /* ---- life ---- */
 
@@ -108,6 +106,7 @@ int ms_scanner_new_with(struct ms_scanner **ret_scanner, const struct ms_scanner
     scanner->wake = -1;
     scanner->connect_sock = -1;
     scanner->connect_pool_fd = -1;
+    scanner->at_rest_ns = AT_REST;
     pthread_mutex_init(&scanner->connect_lock, NULL);
     ms_hints_init(&scanner->hints);
     ms_budget_init(&scanner->budget, config->budget_percent);
@@ -366,6 +365,7 @@ static uint64_t between(uint64_t low, uint64_t ns, uint64_t high)
 static void finish_pass(struct ms_scanner *scanner, uint64_t cpu_ns)
 {
     uint64_t news = scanner->pass_merged + scanner->pass_fresh + scanner->looked;
+    uint64_t rest = scanner->at_rest_ns;
     if (ms_scanner_interrupted(scanner))
         return;
     scanner->looked = 0;
@@ -379,9 +379,9 @@ static void finish_pass(struct ms_scanner *scanner, uint64_t cpu_ns)
         empty_buffers(scanner);
     scanner->anonymous = ms_pagemap_anonymous(&scanner->pagemap);
     if (!scanner->quiet_passes && news * BUSY_FRACTION < scanner->pass_resident)
-        scanner->interval_ns = between(PASS_TRICKLE, cpu_ns * TRICKLE_SHARE, PASS_SLOW);
+        scanner->interval_ns = between(rest, cpu_ns * TRICKLE_SHARE, SLOW * rest);
     else if (scanner->quiet_passes >= 2)
-        scanner->interval_ns = between(PASS_IDLE, cpu_ns * IDLE_SHARE, PASS_RARE);
+        scanner->interval_ns = between(rest, cpu_ns * IDLE_SHARE, RARE * rest);
     else if (scanner->quiet_passes || !scanner->interval_ns)
         scanner->interval_ns = PASS_SOON;
     else if (scanner->interval_ns < PASS_BUSY)
@@ -422,12 +422,12 @@ static void sweep(struct ms_scanner *scanner)
         hurry(scanner);
 }
 
-static void rest(struct ms_scanner *scanner, uint64_t until)
+static void stand_by(struct ms_scanner *scanner, uint64_t until)
 {
     uint64_t now = ms_now_ns();
     uint64_t left = until > now ? until - now : 0;
 
-    ms_scanner_sleep(scanner, left < SWEEP_EVERY ? left : SWEEP_EVERY, true);
+    ms_scanner_sleep(scanner, left < scanner->at_rest_ns ? left : scanner->at_rest_ns, true);
     if (ms_hints_waiting(&scanner->hints))
         ms_scanner_sleep(scanner, HINT_GATHER, false);
 }
@@ -456,13 +456,13 @@ void ms_scanner_run(struct ms_scanner *scanner)
             ms_scan_pass(scanner);
             finish_pass(scanner, ms_thread_cpu_ns() - cpu);
             passed = swept = ms_now_ns();
-        } else if (now >= swept + SWEEP_EVERY) {
+        } else if (now >= swept + scanner->at_rest_ns) {
             sweep(scanner);
             swept = ms_now_ns();
         }
         if (atomic_load(&scanner->budget.percent))
             ms_scan_hints(scanner);
         ms_scanner_pay(scanner);
-        rest(scanner, passed + scanner->interval_ns);
+        stand_by(scanner, passed + scanner->interval_ns);
     }
 }

@@ -103,7 +103,9 @@ struct ms_scanner {
     uint64_t looked;                    /* pages another guest has too, since the last pass ended */
     unsigned quiet_passes;              /* in a row */
     uint64_t interval_ns;               /* until the next pass */
-    uint64_t anonymous;                 /* pages of our own at the end of the last pass, roughly */
+    uint64_t
+        at_rest_ns;     /* the least time between passes and looks at rest; tests have less of it */
+    uint64_t anonymous; /* pages of our own at the end of the last pass, roughly */
 
     /* since start; read by any thread */
     _Atomic uint64_t merges, splits, passes, hashed;

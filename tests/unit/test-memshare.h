@@ -230,6 +230,7 @@ static inline void guest_start_with(struct guest *guest, const struct ms_scanner
                                     enum ms_pagemap_allow allow)
 {
     assert_int_equal(ms_scanner_new_with(&guest->scanner, config, allow), 0);
+    guest->scanner->at_rest_ns = 10000000;
     assert_int_equal(pthread_create(&guest->thread, NULL, guest_scan, guest), 0);
 }
 
