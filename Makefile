@@ -191,6 +191,8 @@ bench: all $(BUILD)/guest-run $(BUILD)/bench-cowdisk $(BUILD)/bench-memshare
 	@mkdir -p $(BUILD)/bench
 	@$(BUILD)/bench-memshare --steady $${BENCH_STEADY:-20} $$([ $$(id -u) != 0 ] || echo --ksm) --flat 32,64 \
 	    --images $(BUILD)/cache/ram-images/guest-*.raw | tee $(BUILD)/bench/memshare.md
+	@BUILD=$(BUILD) tests/bench/bench-guests.sh --markdown >$(BUILD)/bench/guests.md || [ $$? = 77 ]
+	@tee -a $(BUILD)/bench/memshare.md <$(BUILD)/bench/guests.md
 
 FUZZ := -max_total_time=$$(($${FUZZ_SECONDS:-60} / 2)) -print_final_stats=1
 define fuzz
