@@ -85,6 +85,16 @@ static int begin_slot(struct ms_client *client, uint32_t slot, uint32_t from)
     return r;
 }
 
+/* Is one more copy worth it still? A row that was made for many pages stays when they are gone. */
+static bool worth_a_copy(const struct ms_store *store, const struct ms_entry *entry, uint32_t run)
+{
+    uint64_t copies = 1;
+
+    for (uint32_t i = 0; i < 1u << entry->fan; i++)
+        copies += ms_store_refs(store, entry->value + i) > 0;
+    return mapped(store, entry) + run >= copies * FAN_COST;
+}
+
 uint32_t ms_fan_grant(struct ms_client *client, struct ms_entry *entry, uint32_t page, uint32_t run)
 {
     struct ms_pool *pool = client->pool;
@@ -95,6 +105,9 @@ uint32_t ms_fan_grant(struct ms_client *client, struct ms_entry *entry, uint32_t
     if (run > 1)
         widen(pool, entry, wanted_fan(pool, entry, run));
     slot = entry->value + (page & ((1u << entry->fan) - 1));
+    if (entry->fan == before.fan && !ms_store_refs(&pool->store, slot) &&
+        !worth_a_copy(&pool->store, entry, run))
+        slot = from;
     if (ms_store_refs(&pool->store, slot))
         return ms_client_ref_slot(client, slot) ? slot : MS_SLOT_FULL;
     if (begin_slot(client, slot, from) < 0) {

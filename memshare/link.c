@@ -45,16 +45,24 @@ void ms_link_close(struct ms_link *link)
     link->withdraw.head.count = 0;
 }
 
+bool ms_link_is_held(const struct ms_link *link)
+{
+    struct pollfd fd = {.fd = link->sock};
+
+    return link->sock >= 0 && (poll(&fd, 1, 0) <= 0 || !(fd.revents & POLLHUP));
+}
+
 static int lost(struct ms_link *link)
 {
     link->dead = true;
     return -ECONNRESET;
 }
 
-/* Waits for the socket; the wake-up fd only makes us look whether to give up. */
+/* Waits for the socket; the wake-up fd only makes us look whether to give up. A daemon that will
+ * say nothing more does not read either. */
 static int wait_for(struct ms_link *link, short events)
 {
-    struct pollfd fds[2] = {{.fd = link->sock, .events = events},
+    struct pollfd fds[2] = {{.fd = link->sock, .events = (short)(events | POLLRDHUP)},
                             {.fd = link->wake, .events = POLLIN}};
 
     for (;;) {
@@ -70,7 +78,7 @@ static int wait_for(struct ms_link *link, short events)
         if (fds[1].revents && read(link->wake, &count, sizeof(count)) < 0 && errno != EAGAIN)
             return -errno;
         if (fds[0].revents)
-            return 0;
+            return fds[0].revents & events ? 0 : lost(link);
     }
 }
 

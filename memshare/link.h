@@ -49,6 +49,10 @@ static inline bool ms_link_is_up(const struct ms_link *link)
     return link->sock >= 0 && !link->dead;
 }
 
+/* Is there a daemon at the other end, be the link dead or not? It keeps our references then, and
+ * only as long as the socket is open. */
+bool ms_link_is_held(const struct ms_link *link);
+
 /* The answer for each offer: a slot with a reference, or one of MS_SLOT_... */
 int ms_link_offer(struct ms_link *link, const struct ms_offer *offer, uint32_t n,
                   uint32_t *ret_slot);

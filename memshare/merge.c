@@ -81,7 +81,7 @@ static off_t offset_of(const struct ms_scanner *scanner, enum ms_source source, 
 }
 
 /* Reads what the run is to become. The last block of a disk may be short: zeros follow it, as they
- * do in a mapping. */
+ * do in a mapping; but a page beyond the end of the file is no page of it. */
 static int read_content(struct ms_scanner *scanner, struct ms_run *run)
 {
     size_t length = (size_t)run->n * MS_PAGE_SIZE, have = 0;
@@ -103,6 +103,8 @@ static int read_content(struct ms_scanner *scanner, struct ms_run *run)
             break;
         have += (size_t)n;
     }
+    if (length - have >= MS_PAGE_SIZE)
+        return -EIO;
     memset(run->content + have, 0, length - have);
     scanner->batch.closed += run->n;
     return 0;
@@ -155,15 +157,8 @@ static int drop(uint8_t *ram, size_t length)
     return madvise(ram, length, MADV_DONTNEED) < 0 ? -errno : 0;
 }
 
-static int drop_zeros(struct ms_scanner *scanner, uint64_t page, uint32_t n)
-{
-    uint8_t *ram = ms_ram_page(scanner, page);
-    size_t length = (size_t)n * MS_PAGE_SIZE;
-
-    return all_of(scanner, page, n, MS_ANON) ? drop(ram, length) : map_fresh(scanner, ram, length);
-}
-
-/* Mapping failed: make sure that guest RAM is there and has its bytes. */
+/* Mapping failed: make sure that guest RAM is there and has its bytes; without a copy they are
+ * zeros. */
 static void put_back(struct ms_scanner *scanner, uint64_t page, uint32_t n, const uint8_t *copy)
 {
     uint8_t *ram = ms_ram_page(scanner, page);
@@ -171,9 +166,23 @@ static void put_back(struct ms_scanner *scanner, uint64_t page, uint32_t n, cons
 
     if (madvise(ram, length, MADV_NORMAL) == 0 || errno != ENOMEM)
         return; /* there is no hole */
-    if (map_fresh(scanner, ram, length) == 0)
+    if (map_fresh(scanner, ram, length) == 0 && copy)
         memcpy(ram, copy, length);
     ms_pages_set(&scanner->pages, page, n, MS_ANON, 0);
+}
+
+static int drop_zeros(struct ms_scanner *scanner, uint64_t page, uint32_t n)
+{
+    uint8_t *ram = ms_ram_page(scanner, page);
+    size_t length = (size_t)n * MS_PAGE_SIZE;
+    int r;
+
+    if (all_of(scanner, page, n, MS_ANON))
+        return drop(ram, length);
+    r = map_fresh(scanner, ram, length);
+    if (r < 0)
+        put_back(scanner, page, n, NULL);
+    return r;
 }
 
 /* The first write to a mapping takes longer than the first write to another of its pages. A page

@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 int ms_pool_new(struct ms_pool **ret_pool, const char *group, uint64_t max_bytes,
@@ -265,6 +266,7 @@ void ms_client_detach(struct ms_client *client)
     ms_index_forget_client(&pool->index, client->id);
     pool->client[client->id] = NULL;
     pool->n_clients--;
+    (void)shutdown(client->sock, SHUT_WR); /* it learns that nobody answers; its end stays open */
     client->next_orphan = pool->orphans;
     pool->orphans = client;
     ms_pool_reap(pool);

@@ -303,18 +303,22 @@ void ms_scanner_pay(struct ms_scanner *scanner)
 
 /* ---- connections ---- */
 
-/* The pool of a connection that is still alive must keep our references while we map its pages. */
-static void retire_link(struct ms_scanner *scanner)
+/* The pool of a connection must keep our references while we map its pages: as long as there is a
+ * daemon at the other end, though it may not talk to us any more. False: too many are kept. */
+static bool retire_link(struct ms_scanner *scanner)
 {
     struct ms_link *link = &scanner->link;
     uint32_t n = atomic_load(&scanner->n_tokens);
 
-    if (ms_link_is_up(link) && n < MS_MAX_TOKENS) {
+    if (ms_link_is_held(link)) {
+        if (n == MS_MAX_TOKENS)
+            return false;
         scanner->token[n] = link->sock;
         atomic_store(&scanner->n_tokens, n + 1);
         link->sock = -1;
     }
     ms_link_close(link);
+    return true;
 }
 
 /* The new daemon knows nothing yet of the template blocks we map. */
@@ -344,7 +348,11 @@ static bool take_connection(struct ms_scanner *scanner)
     atomic_store(&scanner->connect_wanted, false);
     pthread_mutex_unlock(&scanner->connect_lock);
 
-    retire_link(scanner);
+    if (!retire_link(scanner)) {
+        close_fd(sock);
+        close_fd(pool_fd);
+        return false;
+    }
     ms_pages_pool_to_old(&scanner->pages);
     /* Everything is worth an offer again. */
     ms_pages_forget_state(&scanner->pages);

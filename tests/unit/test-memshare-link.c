@@ -7,6 +7,7 @@
  * nothing waits. Then a scanner with the test as its daemon.
  */
 #include "memshare/link.h"
+#include "memshare/pool.h"
 
 #include <sys/eventfd.h>
 
@@ -362,11 +363,12 @@ static void test_nonsense_while_it_waits(void **state)
     scene_end(s);
 }
 
-/* Slots that hold something else, or nothing, and numbers that mean nothing. */
+/* Slots there are not, slots that hold something else, and numbers that mean nothing. */
 static void test_wrong_slots(void **state)
 {
-    static const uint32_t wrong[] = {
-        0, 1, IN_POOL - 1, 777, INT32_MAX, MS_SLOT_FULL, MS_SLOT_AGAIN, MS_MAX_INDEX + 1};
+    static const uint32_t wrong[] = {0,         1,         IN_POOL,         IN_POOL - 1,
+                                     500000,    INT32_MAX, MS_SLOT_FULL,    MS_SLOT_AGAIN,
+                                     INT32_MAX, 777,       MS_MAX_INDEX - 1};
     struct scene *s = scene_new();
 
     (void)state;
@@ -430,6 +432,87 @@ static void test_stop_while_it_waits(void **state)
     free(s);
 }
 
+/* ---- a daemon that goes on without us ---- */
+
+static uint64_t rig_client_slots(struct rig *rig, int i)
+{
+    uint64_t total;
+
+    pthread_mutex_lock(&rig->lock);
+    total = rig->client[i]->slots.total;
+    pthread_mutex_unlock(&rig->lock);
+    return total;
+}
+
+static bool rig_greeted(struct rig *rig, int i)
+{
+    bool hello;
+
+    pthread_mutex_lock(&rig->lock);
+    hello = rig->client[i]->hello;
+    pthread_mutex_unlock(&rig->lock);
+    return hello;
+}
+
+/* The link broke, the daemon did not: it must not think that nothing of its pool is mapped. */
+static void test_a_broken_link_keeps_its_references(void **state)
+{
+    const uint64_t n = 64;
+    struct rig rig;
+    struct guest guest[2];
+
+    (void)state;
+    rig_start(&rig);
+    for (int i = 0; i < 2; i++) {
+        guest_init(&guest[i], n);
+        for (uint64_t p = 0; p < n; p++)
+            fill_page(guest[i].ram + p * PAGE, p);
+        guest_start(&guest[i], NULL, 0, MS_ALLOW_ALL);
+        guest_connect(&guest[i], &rig, i, 0);
+    }
+    for (int i = 0; i < 2; i++)
+        WAIT_FOR(guest_ledger(&guest[i]).pool == n * PAGE);
+    assert_int_equal(send(ms_client_fd(rig.client[0]), "lie", 3, 0), 3);
+    WAIT_FOR(guest[0].scanner->link.dead);
+    rig_detach(&rig, 0);
+    for (uint64_t p = 0; p < n; p++)
+        guest_write(&guest[1], p, 1000 + p);
+    WAIT_FOR(rig_client_slots(&rig, 1) == 0);
+    guest_connect(&guest[0], &rig, 0, 0);
+    WAIT_FOR(rig_greeted(&rig, 0));
+    for (uint64_t p = 0; p < n; p++)
+        assert_true(page_is(guest[0].ram + p * PAGE, p));
+    for (int i = 0; i < 2; i++)
+        guest_end(&guest[i]);
+    rig_end(&rig);
+}
+
+/* Detached for no fault of its own, a guest waits for no answer: it merges what needs no pool. */
+static void test_detached_it_goes_on(void **state)
+{
+    const uint64_t n = 256;
+    struct rig rig;
+    struct guest guest;
+
+    (void)state;
+    rig_start(&rig);
+    guest_init(&guest, n);
+    guest_start(&guest, NULL, 0, MS_ALLOW_ALL);
+    guest_connect(&guest, &rig, 0, 0);
+    WAIT_FOR(rig_greeted(&rig, 0));
+    rig_detach(&rig, 0);
+    for (int round = 0; round < 10; round++) {
+        for (uint64_t p = 0; p < n; p++)
+            guest_write(&guest, p, 1000 * (uint64_t)round + p);
+        pthread_rwlock_rdlock(&guest.lock);
+        memset(guest.ram + 50 * PAGE, 0, 100 * PAGE);
+        pthread_rwlock_unlock(&guest.lock);
+        WAIT_FOR(guest_ledger(&guest).zero == 100 * PAGE);
+    }
+    guest_end(&guest);
+    rig_end(&rig);
+}
+
 #define LINK(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 
 int main(void)
@@ -449,6 +532,8 @@ int main(void)
         cmocka_unit_test(test_wrong_looks),
         cmocka_unit_test(test_another_daemon_while_it_waits),
         cmocka_unit_test(test_stop_while_it_waits),
+        cmocka_unit_test(test_a_broken_link_keeps_its_references),
+        cmocka_unit_test(test_detached_it_goes_on),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
