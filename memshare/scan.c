@@ -18,9 +18,10 @@
 #include "memshare/ms-hash.h"
 
 #define PAY_EVERY    128   /* pages between two looks at the budget */
-#define SPLITS_SHARE 1000  /* looking for splits may take 1/1000 of the time */
-#define SPLITS_RARE  20000 /* and does take 1/20000 */
-#define SPLITS_REST  16    /* but not more often than every 16th time at rest */
+#define SPLITS_SOON  500   /* looking for splits may take 1/500 of the time when there are many, */
+#define SPLITS_MANY  64    /* that is, 1/64 of resident; */
+#define SPLITS_SHARE 20000 /* 1/20000 when there are a few; */
+#define SPLITS_REST  16 /* as much in any case, but not more often than every 16th time at rest */
 
 /* ---- what the page tables say ---- */
 
@@ -114,6 +115,7 @@ static bool splits_due(struct ms_scanner *scanner)
 {
     uint64_t own = own_memory(scanner);
     uint64_t since = ms_now_ns() - scanner->splits_ns;
+    uint64_t grown;
 
     if (!scanner->pages.n_shared)
         return false;
@@ -121,8 +123,11 @@ static bool splits_due(struct ms_scanner *scanner)
         return true; /* entries tell it without cost */
     if (own < scanner->splits_own)
         scanner->splits_own = own;
-    return (own > scanner->splits_own && since >= scanner->splits_cost_ns * SPLITS_SHARE) ||
-           since >= SPLITS_REST * scanner->at_rest_ns + scanner->splits_cost_ns * SPLITS_RARE;
+    grown = own - scanner->splits_own;
+    if (grown * SPLITS_MANY > scanner->pass_resident)
+        return since >= scanner->splits_cost_ns * SPLITS_SOON;
+    return since >=
+           scanner->splits_cost_ns * SPLITS_SHARE + (grown ? 0 : SPLITS_REST * scanner->at_rest_ns);
 }
 
 static void note_look(struct ms_scanner *scanner)

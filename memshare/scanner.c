@@ -23,7 +23,7 @@
 #define PASS_SOON       MS(20)  /* the time a page must stand still to be worth merging, */
 #define PASS_BUSY       MS(160) /* doubling up to this while the guest makes news all the time */
 #define RARE            64      /* when there was nothing to do: at most 64 times AT_REST, */
-#define IDLE_SHARE      10000   /* and so that passes take 1/10000 of the time */
+#define IDLE_SHARE      20000   /* and so that passes take 1/20000 of the time */
 #define GROWTH_FRACTION 64      /* 1/64 of resident more memory of our own: look at once */
 #define SLOW            8   /* when there are some news: at most 8 times, and so that they take */
 #define TRICKLE_SHARE   400 /* 1/400 of the time: */
