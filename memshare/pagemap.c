@@ -38,7 +38,7 @@ struct scan_arg {
 #define SCAN_PRESENT (1u << 3)
 #define SCAN_SWAPPED (1u << 4)
 #define SCAN_PFNZERO (1u << 5)
-#define SCAN_REGIONS 128
+#define SCAN_REGIONS 512
 
 /* linux/userfaultfd.h since 5.11 and 6.7 */
 #ifndef UFFD_USER_MODE_ONLY

@@ -30,7 +30,7 @@
 #define MS_WINDOW           1024u /* pages classified at a time */
 #define MS_RUN_MAX          64u   /* pages of a run: one remap, so one step of a freeze */
 #define MS_BATCH_RUNS       64u   /* runs prepared at a time */
-#define MS_BATCH_PAGES      128u
+#define MS_BATCH_PAGES      64u
 #define MS_DEFAULT_MAPPINGS 40000u
 #define MS_MAX_TOKENS       8u /* sockets of earlier connections kept open */
 
