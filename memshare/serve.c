@@ -20,6 +20,7 @@
 #include "memshare/ms-hash.h"
 
 #define SERVE_MAX 32 /* messages of one client before others get their turn */
+#define PIECE_MAX 2u
 
 __attribute__((format(printf, 2, 3))) static int broken(struct ms_client *client,
                                                         const char *format, ...)
@@ -289,13 +290,14 @@ static void choose_order(const struct ms_pool *pool, uint32_t n, uint8_t order[M
         order[i] = i;
     if (pool->timing != MS_TIMING_HIDE || getrandom(any, sizeof(any), 0) != sizeof(any))
         return;
-    for (uint8_t i = 0; i < n; i = (uint8_t)(i + 1 + any[i] % 4))
+    for (uint8_t i = 0; i < n; i = (uint8_t)(i + 1 + any[i] % PIECE_MAX))
         first[pieces++] = i;
     for (uint8_t left = pieces; left > 0; left--) {
         uint8_t pick = (uint8_t)(any[MS_MAX_PUBLISH - left] / 4 % left);
         uint8_t piece = first[pick];
 
-        for (uint8_t i = piece; i < n && (i == piece || i < piece + 1 + any[piece] % 4); i++)
+        for (uint8_t i = piece; i < n && (i == piece || i < piece + 1 + any[piece] % PIECE_MAX);
+             i++)
             order[at++] = i;
         first[pick] = first[left - 1];
     }

@@ -20,7 +20,7 @@
 
 #define SECRETS     1000
 #define PROBES      (2 * SECRETS)
-#define ROUNDS      5
+#define ROUNDS      9
 #define CAN_TELL    0.9
 #define CANNOT_TELL 0.55
 
