@@ -280,7 +280,7 @@ static uint32_t publish_page(struct ms_client *client, const void *page, uint32_
 }
 
 /* The order in which pages get their slots. A pool that hides timing cuts them into pieces of one
- * to four and mixes these: else a page nobody else has would nearly always stand in a row with its
+ * or two and mixes these: else a page nobody else has would nearly always stand in a row with its
  * neighbours, and be reached a little faster than one that somebody has. */
 static void choose_order(const struct ms_pool *pool, uint32_t n, uint8_t order[MS_MAX_PUBLISH])
 {
