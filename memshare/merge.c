@@ -40,7 +40,8 @@ static enum ms_kind kind_from(enum ms_source source)
     }
 }
 
-uint32_t ms_merge_shortest_run(const struct ms_scanner *scanner)
+/* Runs that add mappings must be longer, the fewer mappings are left. */
+static uint32_t shortest_run(const struct ms_scanner *scanner)
 {
     uint64_t max = ms_max_mappings(scanner);
     /* each run prepared but not yet merged may add two, as may the next one */
@@ -55,7 +56,7 @@ uint32_t ms_merge_shortest_run(const struct ms_scanner *scanner)
 
 static bool affordable(const struct ms_scanner *scanner, const struct ms_run *run)
 {
-    return run->n >= ms_merge_shortest_run(scanner) ||
+    return run->n >= shortest_run(scanner) ||
            ms_pages_delta(&scanner->pages, run->page, run->n, kind_from(run->source), run->index) <=
                0;
 }
@@ -125,7 +126,7 @@ static bool is_equal(const struct ms_scanner *scanner, const struct ms_run *run,
 
     /* Given away, or merged another way since: its references are open, so leave it as it is. */
     if (ms_is_gone(&scanner->pages, run->page + i) ||
-        (!run->again && !ms_is_mergeable(ms_where(&scanner->pages, run->page + i))))
+        (!run->again && !ms_still_mergeable(scanner, run->page + i)))
         return false;
     if (run->source == MS_FROM_ZERO)
         return ms_is_zero_page(ram);
@@ -140,14 +141,16 @@ static bool all_of(const struct ms_scanner *scanner, uint64_t page, uint32_t n, 
     return true;
 }
 
-/* Fresh memory over pages of any kind, of one mapping with its neighbours. */
-static int map_fresh(struct ms_scanner *scanner, uint8_t *ram, size_t length)
+int ms_map_fresh(struct ms_scanner *scanner, uint64_t page, uint64_t n)
 {
+    uint8_t *ram = ms_ram_page(scanner, page);
+    size_t length = n * MS_PAGE_SIZE;
+
     if (mmap(ram, length, PROT_READ | PROT_WRITE,
              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
         return -errno;
-    (void)madvise(ram, length, MADV_NOHUGEPAGE);
-    ms_pagemap_track(&scanner->pagemap, ram, length / MS_PAGE_SIZE);
+    (void)madvise(ram, length, MADV_NOHUGEPAGE); /* like its neighbours, or it cannot join them */
+    ms_pagemap_track(&scanner->pagemap, ram, n);
     return 0;
 }
 
@@ -166,20 +169,18 @@ static void put_back(struct ms_scanner *scanner, uint64_t page, uint32_t n, cons
 
     if (madvise(ram, length, MADV_NORMAL) == 0 || errno != ENOMEM)
         return; /* there is no hole */
-    if (map_fresh(scanner, ram, length) == 0 && copy)
+    if (ms_map_fresh(scanner, page, n) == 0 && copy)
         memcpy(ram, copy, length);
     ms_pages_set(&scanner->pages, page, n, MS_ANON, 0);
 }
 
 static int drop_zeros(struct ms_scanner *scanner, uint64_t page, uint32_t n)
 {
-    uint8_t *ram = ms_ram_page(scanner, page);
-    size_t length = (size_t)n * MS_PAGE_SIZE;
     int r;
 
     if (all_of(scanner, page, n, MS_ANON))
-        return drop(ram, length);
-    r = map_fresh(scanner, ram, length);
+        return drop(ms_ram_page(scanner, page), (size_t)n * MS_PAGE_SIZE);
+    r = ms_map_fresh(scanner, page, n);
     if (r < 0)
         put_back(scanner, page, n, NULL);
     return r;
@@ -311,11 +312,9 @@ static void fill_in_run(struct ms_scanner *scanner, const struct ms_run *run)
  * there. */
 static void forget_page(struct ms_scanner *scanner, uint64_t page, enum ms_source source)
 {
-    struct ms_pages *pages = &scanner->pages;
-
-    if ((pages->state[page] & MS_HINTED) && source != MS_FROM_POOL)
-        ms_link_withdraw(&scanner->link, pages->hash[page], page);
-    pages->state[page] &= MS_SKIPPED;
+    if (source != MS_FROM_POOL)
+        ms_take_back(scanner, page);
+    scanner->pages.state[page] &= MS_SKIPPED;
 }
 
 /* References follow what happened: taken for template blocks, given back for slots not mapped. */

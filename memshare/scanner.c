@@ -189,7 +189,6 @@ int ms_scanner_connect(struct ms_scanner *scanner, int sock, int pool_fd)
     close_fd(scanner->connect_pool_fd);
     scanner->connect_sock = sock;
     scanner->connect_pool_fd = pool_fd;
-    scanner->connect_pending = true;
     atomic_store(&scanner->connect_wanted, true);
     pthread_mutex_unlock(&scanner->connect_lock);
     wake(scanner);
@@ -216,16 +215,16 @@ static int map_anonymous(struct ms_scanner *scanner, uint64_t page, uint64_t n)
 {
     void *ram = ms_ram_page(scanner, page);
     size_t length = n * MS_PAGE_SIZE;
+    int r = ms_map_fresh(scanner, page, n);
 
-    if (mmap(ram, length, PROT_READ | PROT_WRITE,
-             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED) {
-        if (errno != ENOMEM || madvise(ram, length, MADV_NORMAL) < 0)
+    if (r < 0) {
+        if (r != -ENOMEM)
+            return r;
+        if (madvise(ram, length, MADV_NORMAL) < 0)
             return -errno;
         memset(ram, 0, length);
         return 0;
     }
-    (void)madvise(ram, length, MADV_NOHUGEPAGE); /* like its neighbours, or it cannot join them */
-    ms_pagemap_track(&scanner->pagemap, ram, n);
     /* Only now: once the scanner sees the bit, the slot may be given to somebody else. */
     for (uint64_t p = page; p < page + n; p++)
         atomic_fetch_or_explicit(&scanner->pages.gone[p / 64], (uint64_t)1 << (p % 64),
@@ -344,7 +343,6 @@ static bool take_connection(struct ms_scanner *scanner)
     pool_fd = scanner->connect_pool_fd;
     scanner->connect_sock = -1;
     scanner->connect_pool_fd = -1;
-    scanner->connect_pending = false;
     atomic_store(&scanner->connect_wanted, false);
     pthread_mutex_unlock(&scanner->connect_lock);
 
@@ -374,6 +372,7 @@ static void finish_pass(struct ms_scanner *scanner, uint64_t cpu_ns)
 {
     uint64_t news = scanner->pass_merged + scanner->pass_fresh + scanner->looked;
     uint64_t rest = scanner->at_rest_ns;
+
     if (ms_scanner_interrupted(scanner))
         return;
     scanner->looked = 0;

@@ -83,10 +83,9 @@ struct ms_scanner {
     int wake; /* eventfd: something changed, look at the flags */
     _Atomic bool stop;
 
-    pthread_mutex_t connect_lock; /* guards the three below */
-    bool connect_pending;
+    pthread_mutex_t connect_lock; /* guards the two below */
     int connect_sock, connect_pool_fd;
-    _Atomic bool connect_wanted; /* = connect_pending, to read without the lock */
+    _Atomic bool connect_wanted; /* the two above wait to be taken; read without the lock too */
 
     /* Sockets of connections whose pool we may still map: while they are open, that pool keeps our
      * references. Closed when no page of an old pool is mapped. */
@@ -125,8 +124,9 @@ void ms_scanner_sleep(struct ms_scanner *scanner, uint64_t ns, bool with_link);
 /* scanner.c: charges the budget and sleeps off what is owed. */
 void ms_scanner_pay(struct ms_scanner *scanner);
 
-/* merge.c: runs that add mappings must be longer, the fewer mappings are left. */
-uint32_t ms_merge_shortest_run(const struct ms_scanner *scanner);
+/* merge.c: maps fresh memory over pages of any kind, of one mapping with its neighbours. 0 or
+ * -errno of mmap. Any thread. */
+int ms_map_fresh(struct ms_scanner *scanner, uint64_t page, uint64_t n);
 bool ms_is_zero_page(const void *page);
 /* Adds a page that looks like it can be merged. The page must be our own memory, split, or of an
  * old pool. May merge what was gathered. */
