@@ -147,19 +147,6 @@ static void test_restart_by_force(void **state)
 
 /* ---- survival ---- */
 
-static bool none_adopting(void *opaque)
-{
-    return !daemon_adopting(opaque);
-}
-
-static void reopen_daemon(struct world *world)
-{
-    daemon_free(world->daemon);
-    world->daemon = NULL;
-    world_open_daemon(world);
-    run_while_not(world, none_adopting, world->daemon);
-}
-
 static void test_guests_survive_the_daemon(void **state)
 {
     struct world *world = *state;

@@ -361,19 +361,6 @@ static bool budget_is_33(void *opaque)
     return told_budget(opaque, "budget 33");
 }
 
-static bool none_adopting(void *opaque)
-{
-    return !daemon_adopting(opaque);
-}
-
-static void reopen_daemon(struct world *world)
-{
-    daemon_free(world->daemon);
-    world->daemon = NULL;
-    world_open_daemon(world);
-    run_while_not(world, none_adopting, world->daemon);
-}
-
 static void test_merging_stops_when_low(void **state)
 {
     struct world *world = *state;

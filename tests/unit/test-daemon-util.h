@@ -281,4 +281,18 @@ static inline struct guest *create_guest(struct world *world, const char *tmpl, 
     return guest_find(world->daemon, name);
 }
 
+static inline bool none_adopting(void *opaque)
+{
+    return !daemon_adopting(opaque);
+}
+
+/* vmmd ends and starts again, and finds its guests. */
+static inline void reopen_daemon(struct world *world)
+{
+    daemon_free(world->daemon);
+    world->daemon = NULL;
+    world_open_daemon(world);
+    run_while_not(world, none_adopting, world->daemon);
+}
+
 #endif

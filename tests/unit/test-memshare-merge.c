@@ -6,11 +6,6 @@
 #include "memshare/pool.h"
 #include "tests/unit/test-memshare.h"
 
-static enum ms_pagemap_allow allowed(void **state)
-{
-    return *state ? *(enum ms_pagemap_allow *)*state : MS_ALLOW_ALL;
-}
-
 static void fill(struct guest *guest, uint64_t page, uint64_t n, uint64_t first)
 {
     for (uint64_t i = 0; i < n; i++)
@@ -453,14 +448,6 @@ static void test_wrong_configuration(void **state)
     ms_pool_free(NULL);
     munmap(ram - PAGE, 6 * PAGE);
 }
-
-static enum ms_pagemap_allow scan = MS_ALLOW_SCAN, entries = MS_ALLOW_ENTRIES;
-
-#define EACH(test)                                                                \
-    cmocka_unit_test(test), {#test " without tracking", test, NULL, NULL, &scan}, \
-    {                                                                             \
-#test " without PAGEMAP_SCAN", test, NULL, NULL, &entries                 \
-    }
 
 int main(void)
 {

@@ -6,11 +6,6 @@
 #include "memshare/pool.h"
 #include "tests/unit/test-memshare.h"
 
-static enum ms_pagemap_allow allowed(void **state)
-{
-    return *state ? *(enum ms_pagemap_allow *)*state : MS_ALLOW_ALL;
-}
-
 /* ---- lineage ---- */
 
 #define IMAGE_OFFSET (16 * PAGE)
@@ -338,14 +333,6 @@ static void test_hot_pages_are_left_alone(void **state)
     guest.scanner = NULL;
     guest_end(&guest);
 }
-
-static enum ms_pagemap_allow scan = MS_ALLOW_SCAN, entries = MS_ALLOW_ENTRIES;
-
-#define EACH(test)                                                                \
-    cmocka_unit_test(test), {#test " without tracking", test, NULL, NULL, &scan}, \
-    {                                                                             \
-#test " without PAGEMAP_SCAN", test, NULL, NULL, &entries                 \
-    }
 
 int main(void)
 {

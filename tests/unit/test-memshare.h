@@ -411,4 +411,21 @@ static inline void disk_end(struct disk *disk)
     free(disk->by_hash);
 }
 
+/* A test in three ways: with all help from the kernel, without tracking of writes, and without the
+ * PAGEMAP_SCAN ioctl. For the list in main(); the test asks allowed() which it is. */
+#define EACH(test)                                                                              \
+    cmocka_unit_test(test),                                                                     \
+        {#test " without tracking", test, NULL, NULL, &(enum ms_pagemap_allow){MS_ALLOW_SCAN}}, \
+    {                                                                                           \
+#test " without PAGEMAP_SCAN", test, NULL, NULL, &(enum ms_pagemap_allow)               \
+        {                                                                                       \
+            MS_ALLOW_ENTRIES                                                                    \
+        }                                                                                       \
+    }
+
+static inline enum ms_pagemap_allow allowed(void **state)
+{
+    return *state ? *(enum ms_pagemap_allow *)*state : MS_ALLOW_ALL;
+}
+
 #endif
