@@ -2,16 +2,18 @@
 /*
  * cowdisk: disk images for guests.
  *
- * An overlay is a qcow2 v3 file over a raw template. Everything works on file descriptors that the
- * caller opened; cowdisk opens nothing by name, neither logs nor exits, and knows nothing of
- * guests, the bus or memory sharing. Format: QEMU docs/interop/qcow2.rst.
+ * An image is raw, or qcow2 (version 2 or 3) with whatever lies under it: a chain of qcow2 images
+ * over a raw or a standalone one. Guests use overlays, qcow2 v3 files that we write ourselves.
+ * Everything works on file descriptors that the caller opened; cowdisk opens nothing by name,
+ * neither logs nor exits, and knows nothing of guests, the bus or memory sharing. Format: QEMU
+ * docs/interop/qcow2.rst.
  *
  * Conventions: offsets and lengths are bytes. Functions return 0 or -errno; ret_ outputs are
  * untouched on failure. Where a reason helps a person, `struct cow_error` receives one line of
  * text.
  *
- * Threads: one struct cow_disk serves one caller at a time (the caller serialises); different disks
- * are independent. Nothing here is process-global.
+ * Threads: one struct cow_disk, with all that lies under it, serves one caller at a time (the
+ * caller serialises); different chains are independent. Nothing here is process-global.
  */
 #ifndef COWDISK_H
 #define COWDISK_H
@@ -25,8 +27,11 @@
 #define COW_CLUSTER_BITS     16u          /* default cluster: 64 KiB */
 #define COW_MAX_VIRTUAL_SIZE (1ull << 46) /* 64 TiB: larger images are refused */
 #define COW_MAX_IOV          1024u
+#define COW_MAX_CHAIN        200u  /* images on top of each other, the top one included */
+#define COW_MAX_NAME         1024u /* bytes of a file name in an image, with a NUL behind it */
 
-/* One line for people: names the thing and the reason, no newline at the end. */
+/* One line for people: names the thing and the reason, no newline at the end; printable ASCII
+ * whatever the names in an image are made of. */
 struct cow_error {
     char text[256];
 };
@@ -36,29 +41,69 @@ struct cow_disk;
 /* ---- opening ----------------------------------------------------------------------------------
  */
 
+enum cow_format {
+    COW_FORMAT_PROBE = 0, /* told by the first bytes: see cow_probe() */
+    COW_FORMAT_RAW,
+    COW_FORMAT_QCOW2,
+};
+
 #define COW_RDONLY (1u << 0) /* refuse writes with -EROFS; take no write locks */
+/* Open the image alone although it names a backing file: what it does not hold itself reads as
+ * zeroes. Its data cannot be written then (-EROFS). */
+#define COW_NO_BACKING (1u << 1)
+#define COW_SHARED     (1u << 2) /* take no locks, like qemu-img -U; only with COW_RDONLY */
+
+/* qcow2 if the file begins with its magic, else raw. Never on a disk that a guest can write to and
+ * that is known to be raw: a guest can write the magic. -EIO. */
+int cow_probe(int fd, enum cow_format *ret_format, struct cow_error *err);
+
+struct cow_open_options {
+    int fd; /* of the image; duplicated: the caller keeps its own */
+    enum cow_format format;
+    unsigned flags; /* COW_RDONLY, ... */
+    /* What lies under a qcow2 image that names a backing file; NULL: nothing. From success on the
+     * new disk's, which closes it; on failure it stays the caller's. */
+    struct cow_disk *backing;
+    int data_fd;          /* external data file of a qcow2 image; duplicated; or -1 */
+    const char *snapshot; /* internal snapshot by id or name, read-only; NULL: the active state */
+};
 
 /*
- * Writes an empty qcow2 v3 overlay into the empty regular file `fd` (opened read-write).
- * `backing_name` (<= 1023 bytes) is stored with backing format "raw"; `virtual_size` is a multiple
- * of 512. Durable on return (fdatasync). -EINVAL for a bad size or name, -ENOSPC, -EIO.
- * The fd stays the caller's.
+ * Opens one image. Takes QEMU's image locks (OFD locks on bytes 100..203) so that qemu-img refuses
+ * to write to an image or a template in use; they belong to the open file description, so open a
+ * file once for each cow_open(). -EINVAL: not a valid image, or options that do not fit it (err
+ * says what); -EBUSY: locked by someone else; -ENOTSUP: a feature we refuse (encryption, unknown
+ * incompatible bits, ...); -ENOENT: no such snapshot; -ENOMEM; -EIO.
  */
-int cow_overlay_create(int fd, const char *backing_name, uint64_t virtual_size,
-                       unsigned cluster_bits, struct cow_error *err);
-
-/*
- * Opens an image. `fd` is qcow2 v2/v3 or raw (`raw` says which: nothing is probed here);
- * `backing_fd` is the raw template under a qcow2 overlay, or -1. Both fds are duplicated; the
- * caller keeps its own. Takes QEMU's image locks (facts: OFD locks on bytes 100..203) so that
- * qemu-img refuses to write to an image or a template in use; they belong to the open file
- * description, so open a file once for each cow_open(). -EINVAL: not a valid image (err says what);
- * -EBUSY: locked by someone else; -ENOTSUP: a feature we refuse (encryption, unknown incompatible
- * bits,
- * ...); -ENOMEM; -EIO.
- */
-int cow_open(struct cow_disk **ret_disk, int fd, bool raw, int backing_fd, unsigned flags,
+int cow_open(struct cow_disk **ret_disk, const struct cow_open_options *options,
              struct cow_error *err);
+
+/* Opens the file `path` for reading, or for reading and writing; the fd becomes cowdisk's. 0 or
+ * -errno. */
+typedef int (*cow_open_file_fn)(void *opaque, const char *path, bool writable, int *ret_fd);
+
+struct cow_chain_options {
+    const char *path; /* of the top image */
+    enum cow_format format;
+    unsigned flags;       /* of the top image; all below is COW_RDONLY */
+    const char *snapshot; /* of the top image, or NULL */
+    cow_open_file_fn open_file;
+    void *opaque;
+};
+
+/*
+ * Opens an image with all that lies under it. cowdisk opens nothing by name: `open_file` does, with
+ * the caller's rights, and decides what may be opened. A name in an image is taken relative to the
+ * directory of the image that names it (a prefix "file:" is dropped; "json:" and other protocols
+ * are refused). A backing file whose format is not recorded is probed. An image that comes twice
+ * and more than COW_MAX_CHAIN images are refused. Errors as of cow_open(), the text names the file;
+ * and those of `open_file`; -ELOOP.
+ */
+int cow_chain_open(struct cow_disk **ret_disk, const struct cow_chain_options *options,
+                   struct cow_error *err);
+
+/* What lies under the disk, or NULL; borrowed: it goes with the disk. */
+struct cow_disk *cow_backing(struct cow_disk *disk);
 
 /* Flushes, releases locks and memory. NULL is fine. The result of that flush. Without it (kill -9)
  * the file is what the last flush made it, or a later state: always a clean image. */
@@ -94,14 +139,29 @@ int cow_write_zeroes(struct cow_disk *disk, uint64_t offset, uint64_t length);
  * where whole clusters are covered. Partial clusters at the ends may be left as they are. */
 int cow_discard(struct cow_disk *disk, uint64_t offset, uint64_t length);
 
+enum cow_map_kind {
+    COW_MAP_DATA,    /* in the image itself; of a raw image: what is not a hole */
+    COW_MAP_ZERO,    /* reads as zeroes, and the image itself says so */
+    COW_MAP_BACKING, /* not in the image: comes from below, or is zeroes if nothing is there */
+};
+
+struct cow_map {
+    enum cow_map_kind kind;
+    uint64_t length; /* of the uniform prefix of the range: > 0, <= the range's */
+    uint64_t offset; /* COW_MAP_BACKING: in what lies below */
+};
+
+/* What the image itself knows of the beginning of a range. -EINVAL for an empty range or one beyond
+ * the end; -EIO: damaged tables. */
+int cow_map(struct cow_disk *disk, uint64_t offset, uint64_t length, struct cow_map *ret_map);
+
 /*
- * Which part of the range comes unchanged from the backing file? Sets *ret_length (> 0, <= length)
- * to the length of the uniform prefix and *ret_backing_offset to its offset in the backing file, or
- * to UINT64_MAX if that prefix does not come from it. Used to tell memory sharing which template
- * block was read into which guest page.
+ * The same through the whole chain: COW_MAP_BACKING if the bytes come unchanged from the raw image
+ * at the bottom, `offset` is their place in that file; COW_MAP_ZERO if they are known to be zeroes;
+ * else COW_MAP_DATA, as all of a raw disk that lies under nothing. Reads no data and asks no file
+ * system. Used to tell memory sharing which template block was read into which guest page.
  */
-int cow_map(struct cow_disk *disk, uint64_t offset, uint64_t length, uint64_t *ret_length,
-            uint64_t *ret_backing_offset);
+int cow_map_chain(struct cow_disk *disk, uint64_t offset, uint64_t length, struct cow_map *ret_map);
 
 struct cow_stats {
     uint64_t reads, writes, flushes, discards; /* requests */
@@ -109,6 +169,46 @@ struct cow_stats {
     uint64_t allocated_clusters; /* of the file in use, data and tables; 0 if read-only or raw */
 };
 void cow_get_stats(const struct cow_disk *disk, struct cow_stats *ret_stats);
+
+/* ---- image files --------------------------------------------------------------------------------
+ */
+
+enum cow_compression { COW_COMPRESSION_ZLIB = 0, COW_COMPRESSION_ZSTD = 1 };
+enum cow_encryption { COW_ENCRYPTION_NONE = 0, COW_ENCRYPTION_AES = 1, COW_ENCRYPTION_LUKS = 2 };
+
+/* What an image file says about itself. Names are the bytes in the file, of any encoding, without
+ * control characters. Of a raw image only the first group is set. */
+struct cow_info {
+    enum cow_format format;
+    uint64_t virtual_size;
+    uint64_t file_bytes;      /* length of the file */
+    uint64_t allocated_bytes; /* what it takes on its file system */
+
+    uint32_t version, cluster_bits, refcount_bits;
+    uint32_t n_snapshots;
+    enum cow_compression compression;
+    enum cow_encryption encryption;
+    bool extended_l2, lazy_refcounts, dirty, corrupt;
+    bool has_data_file, data_file_raw;
+    char backing_name[COW_MAX_NAME]; /* "": it stands alone */
+    char backing_format[16];         /* "": not recorded */
+    char data_name[COW_MAX_NAME];    /* external data file; "": not recorded, or none */
+};
+
+/* Opens no other file, takes no lock. Also of images that cow_open() refuses, as long as the header
+ * can be understood. Errors as of cow_open(). */
+int cow_info_read(int fd, enum cow_format format, struct cow_info *ret_info, struct cow_error *err);
+
+struct cow_create_options {
+    uint64_t size;                  /* a multiple of 512, not 0 */
+    unsigned cluster_bits;          /* 9..21, 0: COW_CLUSTER_BITS */
+    const char *backing_name;       /* NULL: a standalone image */
+    enum cow_format backing_format; /* of the backing file: COW_FORMAT_RAW or COW_FORMAT_QCOW2 */
+};
+
+/* Writes an empty qcow2 v3 image into the empty regular file `fd` (opened read-write; it stays the
+ * caller's). Durable on return. -EINVAL for a bad size or name, -ENOSPC, -EIO. */
+int cow_create(int fd, const struct cow_create_options *options, struct cow_error *err);
 
 /* ---- template block hashes ----------------------------------------------------------------------
  */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * A new overlay: header, refcount table, one refcount block and an empty L1 table, one after the
+ * A new image: header, refcount table, one refcount block and an empty L1 table, one after the
  * other. The header is written last and alone, after everything else is durable: a file with the
  * qcow2 magic is a whole image.
  *
@@ -33,30 +33,35 @@ static void put64(uint8_t *p, uint64_t v)
     memcpy(p, &v, sizeof(v));
 }
 
-static int check_arguments(int fd, const char *backing_name, uint64_t size, unsigned bits,
+static int check_arguments(int fd, const struct cow_create_options *o, unsigned bits,
                            struct cow_error *err)
 {
-    size_t length = backing_name ? strlen(backing_name) : 0;
+    size_t length = o->backing_name ? strlen(o->backing_name) : 0;
     struct stat st;
 
     if (bits < QCOW_MIN_CLUSTER_BITS || bits > QCOW_MAX_CLUSTER_BITS) {
         cow_fail(err, "cluster size 2^%u is outside of 512 bytes to 2 MiB", bits);
         return -EINVAL;
     }
-    if (size == 0 || size % 512 || size > COW_MAX_VIRTUAL_SIZE) {
+    if (o->size == 0 || o->size % 512 || o->size > COW_MAX_VIRTUAL_SIZE) {
         cow_fail(err, "disk size %llu is not a multiple of 512 from 512 bytes to 64 TiB",
-                 (unsigned long long)size);
+                 (unsigned long long)o->size);
         return -EINVAL;
     }
-    if (length > QCOW_MAX_BACKING_NAME || (backing_name && length == 0)) {
+    if (length > QCOW_MAX_NAME || (o->backing_name && length == 0)) {
         cow_fail(err, "backing file name of %zu bytes: 1 to %u are possible", length,
-                 QCOW_MAX_BACKING_NAME);
+                 QCOW_MAX_NAME);
+        return -EINVAL;
+    }
+    if (length > 0 && o->backing_format != COW_FORMAT_RAW &&
+        o->backing_format != COW_FORMAT_QCOW2) {
+        cow_fail(err, "the format of the backing file must be given: raw or qcow2");
         return -EINVAL;
     }
     if (fstat(fd, &st) < 0)
         return -errno;
     if (!S_ISREG(st.st_mode) || st.st_size != 0) {
-        cow_fail(err, "the new overlay must be an empty regular file");
+        cow_fail(err, "the new image must be an empty regular file");
         return -EINVAL;
     }
     return 0;
@@ -93,15 +98,17 @@ static int plan(uint64_t size, unsigned bits, struct layout *ret_layout, struct 
 }
 
 /* Header, backing format, backing name: all of it must fit into the first cluster. */
-static int build_header(const struct layout *l, const char *backing_name, uint64_t size,
-                        unsigned bits, uint8_t *raw, size_t *ret_length, struct cow_error *err)
+static int build_header(const struct layout *l, const struct cow_create_options *o, unsigned bits,
+                        uint8_t *raw, size_t *ret_length, struct cow_error *err)
 {
-    size_t length = QCOW_V3_HEADER_BYTES, name_length = backing_name ? strlen(backing_name) : 0;
+    const char *format = o->backing_format == COW_FORMAT_RAW ? "raw" : "qcow2";
+    size_t length = QCOW_V3_HEADER_BYTES;
+    size_t name_length = o->backing_name ? strlen(o->backing_name) : 0;
 
     put32(raw + QCOW_H_MAGIC, QCOW_MAGIC);
     put32(raw + QCOW_H_VERSION, 3);
     put32(raw + QCOW_H_CLUSTER_BITS, bits);
-    put64(raw + QCOW_H_SIZE, size);
+    put64(raw + QCOW_H_SIZE, o->size);
     put32(raw + QCOW_H_L1_SIZE, l->l1_size);
     put64(raw + QCOW_H_L1_OFFSET, l->l1_offset);
     put64(raw + QCOW_H_RT_OFFSET, l->rt_offset);
@@ -110,15 +117,15 @@ static int build_header(const struct layout *l, const char *backing_name, uint64
     put32(raw + QCOW_H_LENGTH, QCOW_V3_HEADER_BYTES);
     if (name_length) {
         put32(raw + length, QCOW_EXT_BACKING_FORMAT);
-        put32(raw + length + 4, 3);
-        memcpy(raw + length + 8, "raw", 3);
+        put32(raw + length + 4, (uint32_t)strlen(format));
+        memcpy(raw + length + 8, format, strlen(format));
         length += 16;
     }
     length += 8; /* the extension of type 0 ends them */
     if (name_length) {
         put64(raw + QCOW_H_BACKING_OFFSET, length);
         put32(raw + QCOW_H_BACKING_LENGTH, (uint32_t)name_length);
-        memcpy(raw + length, backing_name, name_length);
+        memcpy(raw + length, o->backing_name, name_length);
         length += name_length;
     }
     if (length > l->cluster_size) {
@@ -153,19 +160,19 @@ static int write_tables(int fd, const struct layout *l)
     return r;
 }
 
-int cow_overlay_create(int fd, const char *backing_name, uint64_t virtual_size,
-                       unsigned cluster_bits, struct cow_error *err)
+int cow_create(int fd, const struct cow_create_options *options, struct cow_error *err)
 {
-    uint8_t raw[QCOW_V3_HEADER_BYTES + 24 + QCOW_MAX_BACKING_NAME] = {0};
+    uint8_t raw[QCOW_V3_HEADER_BYTES + 24 + QCOW_MAX_NAME] = {0};
+    unsigned bits = options->cluster_bits ? options->cluster_bits : COW_CLUSTER_BITS;
     struct layout layout = {0};
     size_t length = 0;
     int r;
 
-    r = check_arguments(fd, backing_name, virtual_size, cluster_bits, err);
+    r = check_arguments(fd, options, bits, err);
     if (r == 0)
-        r = plan(virtual_size, cluster_bits, &layout, err);
+        r = plan(options->size, bits, &layout, err);
     if (r == 0)
-        r = build_header(&layout, backing_name, virtual_size, cluster_bits, raw, &length, err);
+        r = build_header(&layout, options, bits, raw, &length, err);
     if (r < 0)
         return r;
     r = write_tables(fd, &layout);
@@ -176,6 +183,6 @@ int cow_overlay_create(int fd, const char *backing_name, uint64_t virtual_size,
     if (r == 0)
         r = cow_sync(fd);
     if (r < 0)
-        cow_fail(err, "writing the new overlay: %s", strerror(-r));
+        cow_fail(err, "writing the new image: %s", strerror(-r));
     return r;
 }

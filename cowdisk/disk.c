@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static int file_bytes(int fd, uint64_t *ret_bytes, struct cow_error *err)
+int cow_file_bytes(int fd, uint64_t *ret_bytes, struct cow_error *err)
 {
     struct stat st;
     off_t end;
@@ -31,9 +31,9 @@ static int file_bytes(int fd, uint64_t *ret_bytes, struct cow_error *err)
 
 static int open_raw(struct cow_disk *disk, struct cow_error *err)
 {
-    uint64_t bytes = (disk->file_end + 511) & ~511ull;
+    uint64_t bytes = cow_raw_size(disk->file_end);
 
-    if (disk->backing_fd >= 0) {
+    if (disk->backing) {
         cow_fail(err, "a raw image has no backing file");
         return -EINVAL;
     }
@@ -45,25 +45,33 @@ static int open_raw(struct cow_disk *disk, struct cow_error *err)
     return 0;
 }
 
-/* What lies under the image must be what the caller gave: a raw file, or nothing. */
-static int check_backing(const struct cow_disk *disk, struct cow_error *err)
+/* What lies under the image must be what the image says. */
+static int check_backing(struct cow_disk *disk, unsigned flags, struct cow_error *err)
 {
     const struct cow_header *h = &disk->header;
+    bool named = h->backing_name[0] != '\0';
 
-    if (h->backing_name[0] == '\0' && disk->backing_fd >= 0) {
+    if (disk->backing && !named) {
         cow_fail(err, "the image stands alone, but a backing file was given");
         return -EINVAL;
     }
-    if (h->backing_name[0] != '\0' && disk->backing_fd < 0) {
+    if (disk->backing && flags & COW_NO_BACKING) {
+        cow_fail(err, "a backing file was given, but none is wanted");
+        return -EINVAL;
+    }
+    disk->alone = named && flags & COW_NO_BACKING;
+    if (named && !disk->backing && !disk->alone) {
         cow_fail(err,
                  "the image needs its backing file \"%.100s\"; make it one file first: "
                  "qemu-img convert -O qcow2 IMAGE NEW",
                  h->backing_name);
         return -ENOTSUP;
     }
-    if (disk->backing_fd >= 0 && strcmp(h->backing_format, "raw") != 0) {
-        cow_fail(err, "the backing file \"%.100s\" is not marked as raw", h->backing_name);
-        return -ENOTSUP;
+    if (disk->backing && h->backing_format[0] != '\0' &&
+        strcmp(h->backing_format, disk->backing->raw ? "raw" : "qcow2") != 0) {
+        cow_fail(err, "the backing file \"%.100s\" is not %s, as the image says it were",
+                 h->backing_name, h->backing_format);
+        return -EINVAL;
     }
     return 0;
 }
@@ -85,13 +93,13 @@ static int load_tables(struct cow_disk *disk, struct cow_error *err)
     return cow_alloc_load(disk, err);
 }
 
-static int open_qcow(struct cow_disk *disk, struct cow_error *err)
+static int open_qcow(struct cow_disk *disk, unsigned flags, struct cow_error *err)
 {
     struct stat st;
     int r = cow_header_read(disk->fd, &disk->header, err);
 
     if (r == 0)
-        r = check_backing(disk, err);
+        r = check_backing(disk, flags, err);
     if (r == 0 && disk->writable)
         r = cow_header_check_writable(&disk->header, err);
     if (r < 0)
@@ -107,16 +115,11 @@ static int open_qcow(struct cow_disk *disk, struct cow_error *err)
     return load_tables(disk, err);
 }
 
-static int take_fds(struct cow_disk *disk, int fd, int backing_fd, struct cow_error *err)
+static int take_fd(struct cow_disk *disk, int fd, struct cow_error *err)
 {
     disk->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
     if (disk->fd < 0)
         return -errno;
-    if (backing_fd >= 0) {
-        disk->backing_fd = fcntl(backing_fd, F_DUPFD_CLOEXEC, 0);
-        if (disk->backing_fd < 0)
-            return -errno;
-    }
     if (disk->writable && (fcntl(fd, F_GETFL) & O_ACCMODE) != O_RDWR) {
         cow_fail(err, "the image is not open for writing");
         return -EINVAL;
@@ -124,6 +127,7 @@ static int take_fds(struct cow_disk *disk, int fd, int backing_fd, struct cow_er
     return 0;
 }
 
+/* Everything but what lies below. */
 static void disk_free(struct cow_disk *disk)
 {
     if (disk->cluster_size) {
@@ -135,53 +139,78 @@ static void disk_free(struct cow_disk *disk)
     free(disk->l2);
     cow_packed_free(disk->packed);
     free(disk->bounce);
+    if (disk->locked)
+        cow_unlock(disk->fd);
     if (disk->fd >= 0)
         close(disk->fd);
-    if (disk->backing_fd >= 0)
-        close(disk->backing_fd);
     free(disk);
 }
 
-static int open_locked(struct cow_disk *disk, struct cow_error *err)
+int cow_probe(int fd, enum cow_format *ret_format, struct cow_error *err)
 {
-    int r = file_bytes(disk->fd, &disk->file_end, err);
+    uint32_t magic;
+    int r = cow_read_full(fd, &magic, sizeof(magic), 0);
 
-    if (r == 0 && disk->backing_fd >= 0)
-        r = file_bytes(disk->backing_fd, &disk->backing_size, err);
-    if (r == 0)
-        r = disk->raw ? open_raw(disk, err) : open_qcow(disk, err);
+    if (r < 0)
+        cow_fail(err, "reading the first bytes: %s", strerror(-r));
+    else
+        *ret_format = be32toh(magic) == QCOW_MAGIC ? COW_FORMAT_QCOW2 : COW_FORMAT_RAW;
     return r;
 }
 
-int cow_open(struct cow_disk **ret_disk, int fd, bool raw, int backing_fd, unsigned flags,
+static int open_file(struct cow_disk *disk, const struct cow_open_options *o, struct cow_error *err)
+{
+    enum cow_format format = o->format;
+    int r = take_fd(disk, o->fd, err);
+
+    if (r == 0 && !(o->flags & COW_SHARED)) {
+        r = cow_lock(disk->fd, disk->writable, err);
+        disk->locked = r == 0;
+    }
+    if (r == 0)
+        r = cow_file_bytes(disk->fd, &disk->file_end, err);
+    if (r == 0 && format == COW_FORMAT_PROBE)
+        r = cow_probe(disk->fd, &format, err);
+    if (r < 0)
+        return r;
+    disk->raw = format == COW_FORMAT_RAW;
+    return disk->raw ? open_raw(disk, err) : open_qcow(disk, o->flags, err);
+}
+
+static int check_options(const struct cow_open_options *o, struct cow_error *err)
+{
+    const char *why = NULL;
+
+    if (o->flags & COW_SHARED && !(o->flags & COW_RDONLY))
+        why = "an image can be shared only for reading";
+    else if (o->snapshot)
+        why = "snapshots cannot be opened yet";
+    if (!why)
+        return 0;
+    cow_fail(err, "%s", why);
+    return -EINVAL;
+}
+
+int cow_open(struct cow_disk **ret_disk, const struct cow_open_options *options,
              struct cow_error *err)
 {
-    struct cow_disk *disk = calloc(1, sizeof(*disk));
-    bool locked = false, backing_locked = false;
+    struct cow_disk *disk;
     int r;
 
     cow_fail(err, "%s", "");
-    if (!disk)
+    r = check_options(options, err);
+    if (r < 0)
+        return r;
+    disk = calloc(1, sizeof(*disk));
+    if (!disk) {
+        cow_fail(err, "%s", strerror(ENOMEM));
         return -ENOMEM;
-    disk->fd = disk->backing_fd = -1;
-    disk->raw = raw;
-    disk->writable = !(flags & COW_RDONLY);
-    r = take_fds(disk, fd, backing_fd, err);
-    if (r == 0) {
-        r = cow_lock(disk->fd, disk->writable, err);
-        locked = r == 0;
     }
-    if (r == 0 && disk->backing_fd >= 0) {
-        r = cow_lock(disk->backing_fd, false, err);
-        backing_locked = r == 0;
-    }
-    if (r == 0)
-        r = open_locked(disk, err);
+    disk->fd = -1;
+    disk->writable = !(options->flags & COW_RDONLY);
+    disk->backing = options->backing;
+    r = open_file(disk, options, err);
     if (r < 0) {
-        if (locked)
-            cow_unlock(disk->fd);
-        if (backing_locked)
-            cow_unlock(disk->backing_fd);
         disk_free(disk);
         if (err && err->text[0] == '\0')
             cow_fail(err, "%s", strerror(-r));
@@ -193,17 +222,22 @@ int cow_open(struct cow_disk **ret_disk, int fd, bool raw, int backing_fd, unsig
 
 int cow_close(struct cow_disk *disk)
 {
-    int r = 0;
+    int result = 0;
 
-    if (!disk)
-        return 0;
-    if (disk->writable)
-        r = cow_commit(disk);
-    cow_unlock(disk->fd);
-    if (disk->backing_fd >= 0)
-        cow_unlock(disk->backing_fd);
-    disk_free(disk);
-    return r;
+    while (disk) {
+        struct cow_disk *backing = disk->backing;
+        int r = disk->writable ? cow_commit(disk) : 0;
+        if (result == 0)
+            result = r;
+        disk_free(disk);
+        disk = backing;
+    }
+    return result;
+}
+
+struct cow_disk *cow_backing(struct cow_disk *disk)
+{
+    return disk->backing;
 }
 
 uint64_t cow_size(const struct cow_disk *disk)

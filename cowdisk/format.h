@@ -14,7 +14,7 @@
 #define QCOW_V2_HEADER_BYTES  72u
 #define QCOW_V3_HEADER_BYTES  104u
 #define QCOW_MAX_HEADER_BYTES 4096u /* of the fixed part; extensions follow it */
-#define QCOW_MAX_BACKING_NAME 1023u
+#define QCOW_MAX_NAME         1023u
 
 /* Byte positions in the header. */
 enum {
@@ -48,6 +48,10 @@ enum {
 #define QCOW_EXT_END            0u
 #define QCOW_EXT_BACKING_FORMAT 0xe2792acau
 #define QCOW_EXT_FEATURE_NAMES  0x6803f857u
+#define QCOW_EXT_DATA_FILE      0x44415441u
+
+#define QCOW_COMPAT_LAZY_REFCOUNTS (1ull << 0)
+#define QCOW_AUTOCLEAR_DATA_RAW    (1ull << 1)
 
 #define QCOW_OFFSET_MASK 0x00fffffffffffe00ull
 #define QCOW_COPIED      (1ull << 63)
@@ -76,8 +80,9 @@ struct cow_header {
     uint32_t refcount_order;
     uint32_t header_length;
     uint8_t compression;
-    char backing_name[QCOW_MAX_BACKING_NAME + 1]; /* "" without a backing file */
-    char backing_format[16];                      /* "" if the file does not say */
+    char backing_name[QCOW_MAX_NAME + 1]; /* "" without a backing file */
+    char backing_format[16];              /* "" if the file does not say */
+    char data_name[QCOW_MAX_NAME + 1];    /* "" if the file does not say */
 };
 
 #endif

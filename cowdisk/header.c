@@ -6,7 +6,6 @@
  */
 #include "cowdisk/internal.h"
 
-#include <ctype.h>
 #include <errno.h>
 #include <unistd.h>
 
@@ -46,7 +45,8 @@ static int fixed_fields(const uint8_t *raw, struct cow_header *h, struct cow_err
     h->refcount_order = QCOW_REFCOUNT_ORDER;
     h->header_length = QCOW_V2_HEADER_BYTES;
     if (h->version != 2 && h->version != 3) {
-        cow_fail(err, "qcow version %u is not supported (2 and 3 are)", h->version);
+        cow_fail(err, "qcow version %u is not supported (2 and 3 are)%s", h->version,
+                 h->version == 1 ? ": convert it with qemu-img convert -O qcow2" : "");
         return -ENOTSUP;
     }
     if (h->cluster_bits < QCOW_MIN_CLUSTER_BITS || h->cluster_bits > QCOW_MAX_CLUSTER_BITS) {
@@ -155,32 +155,59 @@ static int check_sizes(const struct cow_header *h, uint64_t file_bytes, struct c
     return r;
 }
 
-/* The name becomes part of messages: whatever is not printable becomes a question mark. */
-static int read_backing_name(int fd, struct cow_header *h, struct cow_error *err)
+/* A file name of `length` bytes at `offset`; the caller checked that it is in the header cluster.
+ */
+static int read_name(int fd, const char *what, uint64_t offset, uint32_t length, char *ret_name,
+                     struct cow_error *err)
 {
     int r;
 
+    if (length == 0 || length > QCOW_MAX_NAME) {
+        cow_fail(err, "the %s name of %u bytes is not valid", what, length);
+        return -EINVAL;
+    }
+    r = cow_read_full(fd, ret_name, length, offset);
+    if (r < 0)
+        return r;
+    ret_name[length] = '\0';
+    for (uint32_t i = 0; i < length; i++) {
+        unsigned char c = (unsigned char)ret_name[i];
+        if (c < ' ' || c == 0x7f) {
+            cow_fail(err, "the %s name has control characters in it", what);
+            return -EINVAL;
+        }
+    }
+    return 0;
+}
+
+static int read_backing_name(int fd, struct cow_header *h, struct cow_error *err)
+{
     if (h->backing_offset == 0)
         return 0;
-    if (h->backing_length == 0 || h->backing_length > QCOW_MAX_BACKING_NAME ||
-        h->backing_offset < h->header_length ||
+    if (h->backing_offset < h->header_length || h->backing_offset > 1ull << h->cluster_bits ||
         h->backing_offset + h->backing_length > 1ull << h->cluster_bits) {
         cow_fail(err,
                  "the backing file name (offset 0x%llx, %u bytes) is not in the header cluster",
                  (unsigned long long)h->backing_offset, h->backing_length);
         return -EINVAL;
     }
-    r = cow_read_full(fd, h->backing_name, h->backing_length, h->backing_offset);
-    if (r < 0)
-        return r;
-    for (uint32_t i = 0; i < h->backing_length; i++) {
-        if (!isprint((unsigned char)h->backing_name[i]))
-            h->backing_name[i] = '?';
-    }
-    return 0;
+    return read_name(fd, "backing file", h->backing_offset, h->backing_length, h->backing_name,
+                     err);
 }
 
-/* Walks the extensions; only the backing format is of interest. */
+static int read_extension(int fd, struct cow_header *h, uint32_t type, uint32_t length,
+                          uint64_t offset, struct cow_error *err)
+{
+    switch (type) {
+    case QCOW_EXT_BACKING_FORMAT:
+        return cow_read_full(fd, h->backing_format, cow_min(length, sizeof(h->backing_format) - 1),
+                             offset);
+    case QCOW_EXT_DATA_FILE:
+        return read_name(fd, "external data file", offset, length, h->data_name, err);
+    default: return 0;
+    }
+}
+
 static int read_extensions(int fd, struct cow_header *h, struct cow_error *err)
 {
     uint64_t end = h->backing_offset ? h->backing_offset : 1ull << h->cluster_bits;
@@ -201,29 +228,20 @@ static int read_extensions(int fd, struct cow_header *h, struct cow_error *err)
             cow_fail(err, "header extension 0x%08x is longer than the header", type);
             return -EINVAL;
         }
-        if (type == QCOW_EXT_BACKING_FORMAT) {
-            r = cow_read_full(fd, h->backing_format, cow_min(length, sizeof(h->backing_format) - 1),
-                              at);
-            if (r < 0)
-                return r;
-        }
+        r = read_extension(fd, h, type, length, at, err);
+        if (r < 0)
+            return r;
         at += (length + 7ull) & ~7ull;
     }
     return 0;
 }
 
-int cow_header_read(int fd, struct cow_header *ret_header, struct cow_error *err)
+int cow_header_parse(int fd, struct cow_header *ret_header, struct cow_error *err)
 {
     uint8_t raw[QCOW_V3_HEADER_BYTES + 8];
     struct cow_header h = {0};
-    off_t file_bytes = lseek(fd, 0, SEEK_END);
-    int r;
+    int r = cow_read_full(fd, raw, sizeof(raw), 0);
 
-    if (file_bytes < 0) {
-        cow_fail(err, "cannot tell the file's length: %s", strerror(errno));
-        return -errno;
-    }
-    r = cow_read_full(fd, raw, sizeof(raw), 0);
     if (r < 0) {
         cow_fail(err, "reading the header: %s", strerror(-r));
         return r;
@@ -232,13 +250,30 @@ int cow_header_read(int fd, struct cow_header *ret_header, struct cow_error *err
     if (r == 0)
         r = v3_fields(raw, &h, err);
     if (r == 0)
-        r = refuse_features(&h, err);
-    if (r == 0)
-        r = check_sizes(&h, (uint64_t)file_bytes, err);
-    if (r == 0)
         r = read_backing_name(fd, &h, err);
     if (r == 0)
         r = read_extensions(fd, &h, err);
+    if (r == 0)
+        *ret_header = h;
+    return r;
+}
+
+int cow_header_read(int fd, struct cow_header *ret_header, struct cow_error *err)
+{
+    off_t file_bytes = lseek(fd, 0, SEEK_END);
+    struct cow_header h;
+    int r;
+
+    if (file_bytes < 0) {
+        r = -errno;
+        cow_fail(err, "cannot tell the file's length: %s", strerror(-r));
+        return r;
+    }
+    r = cow_header_parse(fd, &h, err);
+    if (r == 0)
+        r = refuse_features(&h, err);
+    if (r == 0)
+        r = check_sizes(&h, (uint64_t)file_bytes, err);
     if (r == 0)
         *ret_header = h;
     return r;

@@ -15,7 +15,7 @@
  *   alloc.c   refcounts, free clusters             map.c    guest offset -> extent
  *   commit.c  the switch to the new tables         read.c write.c zero.c packed.c  the requests
  *   disk.c    open, close, raw or qcow2            header.c create.c lock.c        the file's frame
- *   hashes.c  stands alone
+ *   chain.c   opens all that lies under an image   info.c hashes.c                 stand alone
  */
 #ifndef COWDISK_INTERNAL_H
 #define COWDISK_INTERNAL_H
@@ -225,6 +225,12 @@ int cow_table_reserve(struct cow_disk *disk, struct cow_table *table);
 int cow_lock(int fd, bool writable, struct cow_error *err);
 void cow_unlock(int fd);
 
+/* The length of a regular file or block device; anything else is no image. */
+int cow_file_bytes(int fd, uint64_t *ret_bytes, struct cow_error *err);
+
+/* What the header says; only what is needed to understand it is checked. */
+int cow_header_parse(int fd, struct cow_header *ret_header, struct cow_error *err);
+/* The header of an image that can be read: its features and tables are checked as well. */
 int cow_header_read(int fd, struct cow_header *ret_header, struct cow_error *err);
 /* Is the image one that may be written? */
 int cow_header_check_writable(const struct cow_header *header, struct cow_error *err);
@@ -238,12 +244,15 @@ bool cow_extent_is_zero(const struct cow_disk *disk, const struct cow_extent *ex
                         uint64_t offset);
 
 struct cow_disk {
-    int fd, backing_fd;
+    int fd;
+    struct cow_disk *backing; /* NULL: none */
     bool raw, writable;
+    bool locked;
+    bool alone;    /* it has a backing file, but was opened without: data cannot be written */
     bool unsynced; /* written to since the last fdatasync */
     bool broken;   /* the file may lack what was written: only reads from now on */
-    uint64_t size, backing_size;
-    uint64_t file_end; /* the file was never written from here on */
+    uint64_t size;
+    uint64_t file_end; /* the file was never written from here on; of a raw image its length */
     uint64_t used_end; /* the file must reach at least to here with the next commit */
     struct cow_header header;
     uint32_t cluster_bits, page_bytes;
@@ -261,6 +270,18 @@ struct cow_disk {
 static inline uint64_t cow_min(uint64_t a, uint64_t b)
 {
     return a < b ? a : b;
+}
+
+/* Bytes that lie below from `offset` on. */
+static inline uint64_t cow_below(const struct cow_disk *disk, uint64_t offset)
+{
+    return disk->backing && offset < disk->backing->size ? disk->backing->size - offset : 0;
+}
+
+/* A raw disk has whole sectors. */
+static inline uint64_t cow_raw_size(uint64_t file_bytes)
+{
+    return (file_bytes + 511) & ~511ull;
 }
 
 static inline uint64_t cow_clusters(const struct cow_disk *disk, uint64_t bytes)

@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
+/* Names out of an image become part of messages: whatever is not printable is a question mark. */
 void cow_fail(struct cow_error *err, const char *format, ...)
 {
     va_list args;
@@ -22,6 +23,10 @@ void cow_fail(struct cow_error *err, const char *format, ...)
     va_start(args, format);
     vsnprintf(err->text, sizeof(err->text), format, args);
     va_end(args);
+    for (char *p = err->text; *p; p++) {
+        if (*p < ' ' || *p > '~')
+            *p = '?';
+    }
 }
 
 bool cow_is_zero(const void *data, size_t length)

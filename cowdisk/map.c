@@ -9,6 +9,7 @@
 #include "cowdisk/internal.h"
 
 #include <errno.h>
+#include <unistd.h>
 
 /* Does a cluster lie on a table that is in the file for good? */
 static bool hits_table(const struct cow_disk *disk, uint64_t offset)
@@ -207,5 +208,103 @@ int cow_entry_drop(struct cow_disk *disk, uint64_t entry)
         if (r < 0)
             return r;
     }
+    return 0;
+}
+
+/* ---- for others ------------------------------------------------------------------------------ */
+
+static int check_range(const struct cow_disk *disk, uint64_t offset, uint64_t length)
+{
+    if (length == 0 || offset > disk->size || length > disk->size - offset)
+        return -EINVAL;
+    return 0;
+}
+
+/* A file system that cannot tell holes has none. */
+static void map_raw(const struct cow_disk *disk, uint64_t offset, uint64_t length,
+                    struct cow_map *ret_map)
+{
+    struct cow_map map = {.kind = COW_MAP_DATA, .length = length};
+    off_t data = lseek(disk->fd, (off_t)offset, SEEK_DATA), hole;
+
+    if (data < 0 && errno == ENXIO) {
+        map.kind = COW_MAP_ZERO;
+    } else if (data > (off_t)offset) {
+        map.kind = COW_MAP_ZERO;
+        map.length = cow_min(length, (uint64_t)data - offset);
+    } else if (data == (off_t)offset) {
+        hole = lseek(disk->fd, data, SEEK_HOLE);
+        if (hole > data)
+            map.length = cow_min(length, (uint64_t)hole - offset);
+    }
+    *ret_map = map;
+}
+
+int cow_map(struct cow_disk *disk, uint64_t offset, uint64_t length, struct cow_map *ret_map)
+{
+    static const enum cow_map_kind kinds[] = {
+        [COW_DATA] = COW_MAP_DATA,
+        [COW_PACKED] = COW_MAP_DATA,
+        [COW_ZERO] = COW_MAP_ZERO,
+        [COW_BACKING] = COW_MAP_BACKING,
+    };
+    struct cow_extent extent;
+    int r = check_range(disk, offset, length);
+
+    if (r < 0)
+        return r;
+    if (disk->raw) {
+        map_raw(disk, offset, length, ret_map);
+        return 0;
+    }
+    r = cow_lookup(disk, offset, length, &extent);
+    if (r < 0)
+        return r;
+    *ret_map =
+        (struct cow_map){.kind = kinds[extent.kind], .length = extent.length, .offset = offset};
+    return 0;
+}
+
+/* Of the raw image at the bottom: what the file really holds, and zeroes behind its end. */
+static void map_bottom(const struct cow_disk *disk, uint64_t offset, uint64_t length,
+                       struct cow_map *ret_map)
+{
+    struct cow_map map = {.kind = COW_MAP_ZERO, .length = length};
+
+    if (offset < disk->file_end) {
+        map.kind = COW_MAP_BACKING;
+        map.length = cow_min(length, disk->file_end - offset);
+        map.offset = offset;
+    }
+    *ret_map = map;
+}
+
+int cow_map_chain(struct cow_disk *disk, uint64_t offset, uint64_t length, struct cow_map *ret_map)
+{
+    int r = check_range(disk, offset, length);
+
+    if (r < 0)
+        return r;
+    if (disk->raw) {
+        *ret_map = (struct cow_map){.kind = COW_MAP_DATA, .length = length};
+        return 0;
+    }
+    while (!disk->raw) {
+        struct cow_extent extent;
+        bool zero;
+
+        r = cow_lookup(disk, offset, length, &extent);
+        if (r < 0)
+            return r;
+        zero = cow_extent_is_zero(disk, &extent, offset);
+        if (zero || extent.kind != COW_BACKING) {
+            *ret_map = (struct cow_map){.kind = zero ? COW_MAP_ZERO : COW_MAP_DATA,
+                                        .length = extent.length};
+            return 0;
+        }
+        length = cow_min(extent.length, cow_below(disk, offset));
+        disk = disk->backing;
+    }
+    map_bottom(disk, offset, length, ret_map);
     return 0;
 }

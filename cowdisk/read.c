@@ -7,17 +7,13 @@
 
 #include <errno.h>
 
-/* The backing file may be shorter than the disk: the rest is zeroes. */
+/* What lies below may be shorter than the disk: the rest is zeroes. */
 static int read_backing(struct cow_disk *disk, struct cow_iter *iter, uint64_t offset,
                         uint64_t length)
 {
-    uint64_t there = 0;
-    int r = 0;
+    uint64_t there = cow_min(length, cow_below(disk, offset));
+    int r = there > 0 ? cow_read_iter(disk->backing, iter, offset, there) : 0;
 
-    if (disk->backing_fd >= 0 && offset < disk->backing_size)
-        there = cow_min(length, disk->backing_size - offset);
-    if (there > 0)
-        r = cow_iter_read(iter, disk->backing_fd, there, offset);
     if (r == 0)
         cow_iter_zero(iter, length - there);
     return r;
@@ -96,32 +92,6 @@ bool cow_extent_is_zero(const struct cow_disk *disk, const struct cow_extent *ex
                         uint64_t offset)
 {
     if (extent->kind == COW_BACKING)
-        return disk->backing_fd < 0 || offset >= disk->backing_size;
+        return cow_below(disk, offset) == 0;
     return extent->kind == COW_ZERO;
-}
-
-int cow_map(struct cow_disk *disk, uint64_t offset, uint64_t length, uint64_t *ret_length,
-            uint64_t *ret_backing_offset)
-{
-    struct cow_extent extent;
-    int r;
-
-    if (length == 0 || offset > disk->size || length > disk->size - offset)
-        return -EINVAL;
-    if (disk->raw) {
-        *ret_length = length;
-        *ret_backing_offset = UINT64_MAX;
-        return 0;
-    }
-    r = cow_lookup(disk, offset, length, &extent);
-    if (r < 0)
-        return r;
-    if (extent.kind == COW_BACKING && !cow_extent_is_zero(disk, &extent, offset)) {
-        *ret_length = cow_min(extent.length, disk->backing_size - offset);
-        *ret_backing_offset = offset;
-    } else {
-        *ret_length = extent.length;
-        *ret_backing_offset = UINT64_MAX;
-    }
-    return 0;
 }

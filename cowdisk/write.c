@@ -208,7 +208,7 @@ int cow_pwritev(struct cow_disk *disk, const struct iovec *iov, int iovcnt, uint
 
     if (r < 0)
         return r;
-    if (!disk->writable)
+    if (!disk->writable || disk->alone)
         return -EROFS;
     if (offset > disk->size || length > disk->size - offset)
         return -EINVAL;

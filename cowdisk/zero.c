@@ -133,7 +133,7 @@ static int raw_write_zeroes(struct cow_disk *disk, uint64_t offset, uint64_t len
 
 static int check_request(const struct cow_disk *disk, uint64_t offset, uint64_t length)
 {
-    if (!disk->writable)
+    if (!disk->writable || disk->alone)
         return -EROFS;
     if (offset > disk->size || length > disk->size - offset)
         return -EINVAL;

@@ -111,14 +111,18 @@ static int create_overlay(int dir_fd, const struct guest_config *config,
 {
     char backing[4096];
     struct cow_error err = {0};
-    uint64_t size = (tmpl->info.size + SECTOR - 1) / SECTOR * SECTOR;
+    struct cow_create_options options = {
+        .size = (tmpl->info.size + SECTOR - 1) / SECTOR * SECTOR,
+        .backing_name = backing,
+        .backing_format = COW_FORMAT_RAW,
+    };
     int fd, r;
 
     snprintf(backing, sizeof(backing), "%s/" TEMPLATE_DISK, tmpl->path);
     fd = openat(dir_fd, OVERLAY_NAME, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd < 0)
         return problem_errno(problem, -errno, "guest %s: cannot make its overlay", config->name);
-    r = cow_overlay_create(fd, backing, size, COW_CLUSTER_BITS, &err);
+    r = cow_create(fd, &options, &err);
     close(fd);
     if (r < 0)
         return problem_errno(problem, r, "guest %s: cannot make %s/guests/%s/" OVERLAY_NAME "%s%s",

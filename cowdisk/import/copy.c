@@ -37,7 +37,7 @@ static const struct magic foreign[] = {
     {"\x28\xb5\x2f\xfd", 4, "zstd-compressed"},
 };
 
-static int recognise(struct import *import, bool *ret_raw)
+static int recognise(struct import *import)
 {
     char head[32];
     int r = cow_read_full(FD_SOURCE, head, sizeof(head), 0);
@@ -55,17 +55,16 @@ static int recognise(struct import *import, bool *ret_raw)
                  foreign[i].name);
         return -ENOTSUP;
     }
-    *ret_raw = memcmp(head, "QFI\xfb", 4) != 0;
     return 0;
 }
 
 static int open_source(struct import *import, struct cow_disk **ret_disk)
 {
-    bool raw;
-    int r = recognise(import, &raw);
+    struct cow_open_options options = {.fd = FD_SOURCE, .flags = COW_RDONLY, .data_fd = -1};
+    int r = recognise(import);
 
     if (r == 0)
-        r = cow_open(ret_disk, FD_SOURCE, raw, -1, COW_RDONLY, &import->error);
+        r = cow_open(ret_disk, &options, &import->error);
     if (r < 0)
         return r;
     import->disk_bytes = cow_size(*ret_disk);
@@ -99,26 +98,14 @@ static int write_sparse(const uint8_t *data, uint64_t length, uint64_t offset)
     return 0;
 }
 
-/* How much from `offset` on surely is zeroes, without reading it. */
+/* How much from `offset` on surely is zeroes, without reading it. Nothing lies under the image. */
 static int known_zeroes(struct cow_disk *disk, uint64_t offset, uint64_t *ret_length)
 {
-    uint64_t left = disk->size - offset;
-    struct cow_extent extent;
-    off_t data;
-    int r;
+    struct cow_map map;
+    int r = cow_map(disk, offset, cow_size(disk) - offset, &map);
 
-    *ret_length = 0;
-    if (disk->raw) {
-        data = lseek(FD_SOURCE, (off_t)offset, SEEK_DATA);
-        if (data < 0 && errno == ENXIO)
-            *ret_length = left;
-        else if (data > (off_t)offset)
-            *ret_length = cow_min((uint64_t)data - offset, left);
-        return 0;
-    }
-    r = cow_lookup(disk, offset, left, &extent);
-    if (r == 0 && cow_extent_is_zero(disk, &extent, offset))
-        *ret_length = extent.length;
+    if (r == 0)
+        *ret_length = map.kind == COW_MAP_DATA ? 0 : map.length;
     return r;
 }
 
@@ -128,7 +115,7 @@ static int copy_disk(struct import *import, struct cow_disk *disk, uint8_t *buff
     uint64_t offset = 0;
 
     while (offset < import->disk_bytes) {
-        uint64_t length;
+        uint64_t length = 0;
         int r = known_zeroes(disk, offset, &length);
 
         *ret_verb = "reading the image";

@@ -75,11 +75,16 @@ static int new_file(const char *name)
 static struct cow_disk *new_overlay(const char *name)
 {
     int fd = new_file(name);
+    struct cow_create_options create = {
+        .size = SIZE, .backing_name = path_of("base.raw"), .backing_format = COW_FORMAT_RAW};
+    struct cow_open_options base = {
+        .fd = base_fd, .format = COW_FORMAT_RAW, .flags = COW_RDONLY, .data_fd = -1};
+    struct cow_open_options top = {.fd = fd, .format = COW_FORMAT_QCOW2, .data_fd = -1};
     struct cow_disk *disk;
     struct cow_error err;
 
-    if (cow_overlay_create(fd, path_of("base.raw"), SIZE, COW_CLUSTER_BITS, &err) < 0 ||
-        cow_open(&disk, fd, false, base_fd, 0, &err) < 0) {
+    if (cow_create(fd, &create, &err) < 0 || cow_open(&top.backing, &base, &err) < 0 ||
+        cow_open(&disk, &top, &err) < 0) {
         fprintf(stderr, "%s\n", err.text);
         exit(1);
     }

@@ -102,6 +102,7 @@ static int open_or_die(const char *path)
 
 static void setup(struct run *r, char **argv, const char *cmdline)
 {
+    struct cow_create_options create;
     struct cow_error error = {{0}};
     struct proto_msg msg;
     int disk = -1, overlay = temp_file(r, "overlay"), hashes = temp_file(r, "hashes");
@@ -117,7 +118,9 @@ static void setup(struct run *r, char **argv, const char *cmdline)
         if (cow_hashes_write(disk, hashes, NULL, NULL) < 0)
             die("hashes");
     }
-    if (cow_overlay_create(overlay, argv[2], size, COW_CLUSTER_BITS, &error) < 0) {
+    create = (struct cow_create_options){
+        .size = size, .backing_name = argv[2], .backing_format = COW_FORMAT_RAW};
+    if (cow_create(overlay, &create, &error) < 0) {
         fprintf(stderr, "guest-run: %s\n", error.text);
         exit(1);
     }

@@ -52,17 +52,26 @@ static int open_file(const char *path, int flags)
 
 static struct cow_disk *open_image(const char *path, bool raw, const char *backing, unsigned flags)
 {
-    int fd = open_file(path, flags & COW_RDONLY ? O_RDONLY : O_RDWR);
     int backing_fd = open_file(backing, O_RDONLY);
+    struct cow_open_options base = {
+        .fd = backing_fd, .format = COW_FORMAT_RAW, .flags = COW_RDONLY, .data_fd = -1};
+    struct cow_open_options top = {
+        .fd = open_file(path, flags & COW_RDONLY ? O_RDONLY : O_RDWR),
+        .format = raw ? COW_FORMAT_RAW : COW_FORMAT_QCOW2,
+        .flags = flags,
+        .data_fd = -1,
+    };
     struct cow_disk *disk;
     struct cow_error err;
-    int r = cow_open(&disk, fd, raw, backing_fd, flags, &err);
+    int r = backing_fd >= 0 ? cow_open(&top.backing, &base, &err) : 0;
 
+    if (r == 0)
+        r = cow_open(&disk, &top, &err);
     if (r < 0) {
         fprintf(stderr, "cowdisk-tool: %s: %s\n", path, err.text);
         exit(1);
     }
-    close(fd);
+    close(top.fd);
     if (backing_fd >= 0)
         close(backing_fd);
     return disk;
@@ -78,8 +87,13 @@ static int create(char **a)
 {
     int fd = open_file(a[0], O_RDWR | O_CREAT | O_TRUNC);
     struct cow_error err;
-    int r = cow_overlay_create(fd, strcmp(a[1], "-") == 0 ? NULL : a[1], strtoull(a[2], NULL, 0),
-                               (unsigned)atoi(a[3]), &err);
+    struct cow_create_options options = {
+        .size = strtoull(a[2], NULL, 0),
+        .cluster_bits = (unsigned)atoi(a[3]),
+        .backing_name = strcmp(a[1], "-") == 0 ? NULL : a[1],
+        .backing_format = COW_FORMAT_RAW,
+    };
+    int r = cow_create(fd, &options, &err);
 
     if (r < 0)
         fprintf(stderr, "cowdisk-tool: %s\n", err.text);

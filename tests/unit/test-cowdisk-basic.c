@@ -14,7 +14,7 @@ static struct cow_disk *open_disk(int fd, bool raw, int backing_fd, unsigned fla
 {
     struct cow_disk *disk = NULL;
     struct cow_error err;
-    int r = cow_open(&disk, fd, raw, backing_fd, flags, &err);
+    int r = open_image(&disk, fd, raw, backing_fd, flags, &err);
 
     if (r < 0)
         fail_msg("cow_open: %s (%s)", strerror(-r), err.text);
@@ -26,7 +26,7 @@ static int new_overlay(const char *backing, uint64_t size)
     int fd = nameless_file();
     struct cow_error err;
 
-    assert_int_equal(cow_overlay_create(fd, backing, size, COW_CLUSTER_BITS, &err), 0);
+    assert_int_equal(create_image(fd, backing, size, COW_CLUSTER_BITS, &err), 0);
     return fd;
 }
 
@@ -55,20 +55,20 @@ static void test_create_arguments(void **state)
     (void)state;
     memset(name, 'n', sizeof(name));
     name[1099] = '\0';
-    assert_int_equal(cow_overlay_create(fd, name, MIB, 16, &err), -EINVAL);
-    assert_int_equal(cow_overlay_create(fd, "", MIB, 16, &err), -EINVAL);
-    assert_int_equal(cow_overlay_create(fd, "b", 0, 16, &err), -EINVAL);
-    assert_int_equal(cow_overlay_create(fd, "b", 1000, 16, &err), -EINVAL);
-    assert_int_equal(cow_overlay_create(fd, "b", COW_MAX_VIRTUAL_SIZE + 512, 16, &err), -EINVAL);
-    assert_int_equal(cow_overlay_create(fd, "b", MIB, 8, &err), -EINVAL);
-    assert_int_equal(cow_overlay_create(fd, "b", MIB, 22, &err), -EINVAL);
-    assert_int_equal(cow_overlay_create(fd, "b", COW_MAX_VIRTUAL_SIZE, 9, &err), -EINVAL);
+    assert_int_equal(create_image(fd, name, MIB, 16, &err), -EINVAL);
+    assert_int_equal(create_image(fd, "", MIB, 16, &err), -EINVAL);
+    assert_int_equal(create_image(fd, "b", 0, 16, &err), -EINVAL);
+    assert_int_equal(create_image(fd, "b", 1000, 16, &err), -EINVAL);
+    assert_int_equal(create_image(fd, "b", COW_MAX_VIRTUAL_SIZE + 512, 16, &err), -EINVAL);
+    assert_int_equal(create_image(fd, "b", MIB, 8, &err), -EINVAL);
+    assert_int_equal(create_image(fd, "b", MIB, 22, &err), -EINVAL);
+    assert_int_equal(create_image(fd, "b", COW_MAX_VIRTUAL_SIZE, 9, &err), -EINVAL);
     assert_true(strlen(err.text) > 10);
     assert_int_equal(file_size(fd), 0);
     name[1023] = '\0';
-    assert_int_equal(cow_overlay_create(fd, name, MIB, 16, NULL), 0);
+    assert_int_equal(create_image(fd, name, MIB, 16, NULL), 0);
     assert_clean(fd);
-    assert_int_equal(cow_overlay_create(fd, "b", MIB, 16, &err), -EINVAL); /* not empty */
+    assert_int_equal(create_image(fd, "b", MIB, 16, &err), -EINVAL); /* not empty */
     close(fd);
 }
 
@@ -88,7 +88,7 @@ static void test_create_sizes(void **state)
         struct stat st;
         struct cow_disk *disk;
 
-        if (cow_overlay_create(fd, NULL, cases[i].size, cases[i].bits, &err) < 0)
+        if (create_image(fd, NULL, cases[i].size, cases[i].bits, &err) < 0)
             fail_msg("size %llu: %s", (unsigned long long)cases[i].size, err.text);
         fstat(fd, &st);
         assert_true(st.st_blocks * 512 <= 200 << 10);
@@ -110,7 +110,7 @@ static void test_bad_requests(void **state)
     int fd = new_overlay(NULL, MIB);
     struct cow_disk *disk = open_disk(fd, false, -1, 0);
     struct iovec many[COW_MAX_IOV + 1] = {{0}};
-    uint64_t length = 77, from = 78;
+    struct cow_map map = {.kind = COW_MAP_ZERO, .length = 77};
     char byte = 1;
 
     (void)state;
@@ -123,10 +123,12 @@ static void test_bad_requests(void **state)
     assert_int_equal(cow_discard(disk, MIB, 1), -EINVAL);
     assert_int_equal(cow_discard(disk, 512, UINT64_MAX), -EINVAL);
     assert_int_equal(cow_write_zeroes(disk, 0, MIB + 1), -EINVAL);
-    assert_int_equal(cow_map(disk, 0, 0, &length, &from), -EINVAL);
-    assert_int_equal(cow_map(disk, MIB, 1, &length, &from), -EINVAL);
-    assert_int_equal(length, 77);
-    assert_int_equal(from, 78);
+    assert_int_equal(cow_map(disk, 0, 0, &map), -EINVAL);
+    assert_int_equal(cow_map(disk, MIB, 1, &map), -EINVAL);
+    assert_int_equal(cow_map_chain(disk, 0, 0, &map), -EINVAL);
+    assert_int_equal(cow_map_chain(disk, MIB, 1, &map), -EINVAL);
+    assert_int_equal(map.length, 77);
+    assert_int_equal(map.kind, COW_MAP_ZERO);
     assert_int_equal(read_at(disk, &byte, 0, MIB), 0);
     assert_int_equal(cow_close(disk), 0);
     assert_int_equal(cow_close(NULL), 0);
@@ -148,7 +150,7 @@ static void test_read_only(void **state)
     assert_int_equal(byte, 0);
     assert_int_equal(cow_flush(disk), 0);
     assert_int_equal(cow_close(disk), 0);
-    assert_int_equal(cow_open(&other, again, false, -1, 0, &err), -EINVAL); /* fd is read-only */
+    assert_int_equal(open_image(&other, again, false, -1, 0, &err), -EINVAL); /* fd is read-only */
     assert_null(other);
     close(again);
     close(fd);
@@ -186,12 +188,12 @@ static void test_backing_must_match(void **state)
     struct cow_error err;
 
     (void)state;
-    assert_int_equal(cow_open(&disk, overlay, false, -1, 0, &err), -ENOTSUP);
+    assert_int_equal(open_image(&disk, overlay, false, -1, 0, &err), -ENOTSUP);
     assert_non_null(strstr(err.text, "base.raw"));
     assert_non_null(strstr(err.text, "qemu-img convert"));
-    assert_int_equal(cow_open(&disk, alone, false, base, 0, &err), -EINVAL);
-    assert_int_equal(cow_open(&disk, base, false, -1, 0, &err), -EINVAL); /* empty: no image */
-    assert_int_equal(cow_open(&disk, base, true, alone, 0, &err), -EINVAL);
+    assert_int_equal(open_image(&disk, alone, false, base, 0, &err), -EINVAL);
+    assert_int_equal(open_image(&disk, base, false, -1, 0, &err), -EINVAL); /* empty: no image */
+    assert_int_equal(open_image(&disk, base, true, alone, 0, &err), -EINVAL);
     assert_null(disk);
     close(overlay);
     close(alone);
@@ -274,13 +276,13 @@ static void test_locks(void **state)
     (void)state;
     put_bytes(base, "data", 4, 0);
     disk = open_disk(fd, false, base, 0);
-    assert_int_equal(cow_open(&other, fd2, false, base2, 0, &err), -EBUSY);
-    assert_int_equal(cow_open(&other, fd2, false, base2, COW_RDONLY, &err), -EBUSY);
+    assert_int_equal(open_image(&other, fd2, false, base2, 0, &err), -EBUSY);
+    assert_int_equal(open_image(&other, fd2, false, base2, COW_RDONLY, &err), -EBUSY);
     /* The template: others may read it, nobody may write to it. */
     other = open_disk(base3, true, -1, COW_RDONLY);
     assert_int_equal(cow_close(other), 0);
     other = NULL;
-    assert_int_equal(cow_open(&other, base3, true, -1, 0, &err), -EBUSY);
+    assert_int_equal(open_image(&other, base3, true, -1, 0, &err), -EBUSY);
     if (have_qemu_img()) {
         char command[200];
         snprintf(command, sizeof(command),
@@ -311,7 +313,7 @@ static void test_raw(void **state)
     int fd = nameless_file();
     struct cow_disk *disk;
     struct rng rng = {5};
-    uint64_t length, from;
+    struct cow_map map;
 
     (void)state;
     rng_fill(&rng, data, sizeof(data));
@@ -331,9 +333,9 @@ static void test_raw(void **state)
     memset(data + 2000, 0, 500);
     assert_int_equal(read_at(disk, got, 3000, 0), 0);
     assert_memory_equal(got, data, 3000);
-    assert_int_equal(cow_map(disk, 0, 3072, &length, &from), 0);
-    assert_int_equal(length, 3072);
-    assert_true(from == UINT64_MAX);
+    assert_int_equal(cow_map_chain(disk, 0, 3072, &map), 0);
+    assert_int_equal(map.length, 3072);
+    assert_int_equal(map.kind, COW_MAP_DATA);
     assert_int_equal(cow_close(disk), 0);
     close(fd);
 }
@@ -387,7 +389,7 @@ static void test_many_tables(void **state)
     char text[16];
 
     (void)state;
-    assert_int_equal(cow_overlay_create(fd, NULL, size, 12, &err), 0);
+    assert_int_equal(create_image(fd, NULL, size, 12, &err), 0);
     disk = open_disk(fd, false, -1, 0);
     /* Each in an L2 table of its own. */
     for (uint64_t i = 0; i < 3000; i++) {

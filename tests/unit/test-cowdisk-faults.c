@@ -250,7 +250,7 @@ static uint64_t mark_of(const uint8_t *sector)
 static void disk_reopen(struct disk *d)
 {
     struct cow_error err;
-    int r = cow_open(&d->cow, d->fd, false, d->backing_fd, 0, &err);
+    int r = open_image(&d->cow, d->fd, false, d->backing_fd, 0, &err);
 
     if (r < 0)
         fail_msg("cow_open: %s", err.text);
@@ -272,7 +272,7 @@ static void disk_start(struct disk *d, uint64_t seed, unsigned bits, uint64_t si
     put_bytes(d->backing_fd, d->model, size, 0);
     for (uint64_t i = 0; i < size / SECTOR; i++)
         d->history[i] = (struct sector_history){1, {mark_of(d->model + i * SECTOR)}};
-    assert_int_equal(cow_overlay_create(d->fd, "base", size, bits, &err), 0);
+    assert_int_equal(create_image(d->fd, "base", size, bits, &err), 0);
     disk_reopen(d);
 }
 
@@ -398,7 +398,7 @@ static void check_cut(struct disk *d, const uint8_t *image, uint64_t bytes)
         fail_msg("after a power cut: %s", problem);
     assert_true(fd >= 0);
     put_bytes(fd, image, bytes, 0);
-    if (cow_open(&cow, fd, false, d->backing_fd, 0, &err) < 0)
+    if (open_image(&cow, fd, false, d->backing_fd, 0, &err) < 0)
         fail_msg("after a power cut: %s", err.text);
     check_contents(d, cow);
     rng_fill(&d->rng, data, sizeof(data));

@@ -48,8 +48,8 @@ static void make_overlay(struct seed *seed, unsigned bits, uint64_t size, bool b
     struct cow_disk *disk;
     struct cow_error err;
 
-    assert_int_equal(cow_overlay_create(fd, backing ? "base.raw" : NULL, size, bits, &err), 0);
-    assert_int_equal(cow_open(&disk, fd, false, backing_fd, 0, &err), 0);
+    assert_int_equal(create_image(fd, backing ? "base.raw" : NULL, size, bits, &err), 0);
+    assert_int_equal(open_image(&disk, fd, false, backing_fd, 0, &err), 0);
     for (int i = 0; i < 12; i++) {
         rng_fill(&rng, data, sizeof(data));
         assert_int_equal(cow_pwritev(disk, &iov, 1, rng_below(&rng, size - sizeof(data))), 0);
@@ -134,7 +134,8 @@ static int make_mutant(struct rng *rng, const struct seed *seed)
 static void read_some(struct cow_disk *disk, struct rng *rng)
 {
     static uint8_t buffer[65536];
-    uint64_t size = cow_size(disk), length, from;
+    uint64_t size = cow_size(disk);
+    struct cow_map map;
 
     for (uint64_t at = 0; at < size && at < MAX_READ; at += sizeof(buffer)) {
         struct iovec iov = {.iov_base = buffer,
@@ -145,7 +146,7 @@ static void read_some(struct cow_disk *disk, struct rng *rng)
         struct iovec iov = {.iov_base = buffer, .iov_len = 4096};
         uint64_t at = rng_below(rng, size - 4095);
         (void)cow_preadv(disk, &iov, 1, at);
-        (void)cow_map(disk, at, 4096, &length, &from);
+        (void)cow_map_chain(disk, at, 4096, &map);
     }
 }
 
@@ -179,7 +180,7 @@ static void run_mutants(const struct seed *seed, uint64_t start, int n)
         struct cow_disk *disk;
         struct cow_error err;
 
-        if (cow_open(&disk, fd, false, backing_fd, flags, &err) == 0) {
+        if (open_image(&disk, fd, false, backing_fd, flags, &err) == 0) {
             opened++;
             read_some(disk, &rng);
             if (!(flags & COW_RDONLY)) {
@@ -233,7 +234,7 @@ static int open_bytes(const struct seed *seed, struct cow_disk **ret_disk, struc
     int fd = memfd_create("image", MFD_CLOEXEC), r;
 
     put_bytes(fd, seed->data, seed->bytes, 0);
-    r = cow_open(ret_disk, fd, false, -1, COW_RDONLY, err);
+    r = open_image(ret_disk, fd, false, -1, COW_RDONLY, err);
     close(fd);
     return r;
 }
@@ -328,7 +329,7 @@ static void test_defects(void **state)
 
             put_bytes(fd, seed.data, seed.bytes, 0);
             put_bytes(fd, &value, (size_t)defect->bytes, defect->offset);
-            r = cow_open(&disk, fd, false, -1, writing ? 0 : COW_RDONLY, &err);
+            r = open_image(&disk, fd, false, -1, writing ? 0 : COW_RDONLY, &err);
             if (r != expected)
                 fail_msg("%s: %d instead of %d (%s)", defect->what, r, expected, err.text);
             if (r == 0)
@@ -371,7 +372,7 @@ static void test_bad_pointers(void **state)
 
         put_bytes(fd, seed.data, seed.bytes, 0);
         put_bytes(fd, &entry, 8, l2 + 8 * 200);
-        assert_int_equal(cow_open(&disk, fd, false, -1, 0, &err), 0);
+        assert_int_equal(open_image(&disk, fd, false, -1, 0, &err), 0);
         assert_int_equal(cow_preadv(disk, &iov, 1, 200 * 4096), -EIO);
         assert_int_equal(cow_pwritev(disk, &iov, 1, 200 * 4096), -EIO);
         assert_int_equal(cow_preadv(disk, &iov, 1, 201 * 4096), 0);

@@ -18,7 +18,7 @@ struct twin {
 static void twin_open(struct twin *t)
 {
     struct cow_error err;
-    int r = cow_open(&t->disk, t->fd, false, t->backing_fd, 0, &err);
+    int r = open_image(&t->disk, t->fd, false, t->backing_fd, 0, &err);
 
     if (r < 0)
         fail_msg("cow_open: %s (%s)", strerror(-r), err.text);
@@ -44,8 +44,7 @@ static void twin_start(struct twin *t, uint64_t seed, unsigned bits, uint64_t si
     t->backing_fd = backing_size ? nameless_file() : -1;
     if (backing_size)
         put_bytes(t->backing_fd, t->backing, backing_size, 0);
-    assert_int_equal(cow_overlay_create(t->fd, backing_size ? "base.raw" : NULL, size, bits, &err),
-                     0);
+    assert_int_equal(create_image(t->fd, backing_size ? "base.raw" : NULL, size, bits, &err), 0);
     assert_clean(t->fd);
     twin_open(t);
 }
@@ -177,20 +176,26 @@ static void step_zero(struct twin *t)
 /* What is said to come from the backing file must be equal to it, and untouched. */
 static void step_map(struct twin *t)
 {
-    uint64_t offset, length, got, from;
+    uint64_t offset, length;
 
     pick_range(t, 8 * t->cluster, &offset, &length);
     while (length > 0) {
-        assert_int_equal(cow_map(t->disk, offset, length, &got, &from), 0);
-        assert_true(got > 0 && got <= length);
-        if (from != UINT64_MAX) {
-            assert_true(from + got <= t->backing_size);
-            assert_memory_equal(t->model + offset, t->backing + from, got);
-            for (uint64_t i = offset / 512; i < (offset + got) / 512; i++)
+        struct cow_map map, own;
+
+        assert_int_equal(cow_map_chain(t->disk, offset, length, &map), 0);
+        assert_int_equal(cow_map(t->disk, offset, length, &own), 0);
+        assert_true(map.length > 0 && map.length <= own.length && own.length <= length);
+        if (map.kind == COW_MAP_BACKING) {
+            assert_int_equal(own.kind, COW_MAP_BACKING);
+            assert_true(map.offset + map.length <= t->backing_size);
+            assert_memory_equal(t->model + offset, t->backing + map.offset, map.length);
+            for (uint64_t i = offset / 512; i < (offset + map.length) / 512; i++)
                 assert_int_equal(t->own[i], 0);
         }
-        offset += got;
-        length -= got;
+        for (uint64_t i = 0; map.kind == COW_MAP_ZERO && i < map.length; i++)
+            assert_int_equal(t->model[offset + i], 0);
+        offset += map.length;
+        length -= map.length;
     }
 }
 

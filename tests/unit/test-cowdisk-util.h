@@ -94,6 +94,43 @@ static inline uint64_t file_size(int fd)
     return (uint64_t)st.st_size;
 }
 
+/* ---- images ---------------------------------------------------------------------------------- */
+
+static inline int create_image(int fd, const char *backing, uint64_t size, unsigned bits,
+                               struct cow_error *err)
+{
+    struct cow_create_options options = {
+        .size = size,
+        .cluster_bits = bits,
+        .backing_name = backing,
+        .backing_format = COW_FORMAT_RAW,
+    };
+
+    return cow_create(fd, &options, err);
+}
+
+/* An image, over a raw one if backing_fd >= 0. */
+static inline int open_image(struct cow_disk **ret_disk, int fd, bool raw, int backing_fd,
+                             unsigned flags, struct cow_error *err)
+{
+    struct cow_open_options base = {
+        .fd = backing_fd, .format = COW_FORMAT_RAW, .flags = COW_RDONLY, .data_fd = -1};
+    struct cow_open_options top = {
+        .fd = fd,
+        .format = raw ? COW_FORMAT_RAW : COW_FORMAT_QCOW2,
+        .flags = flags,
+        .data_fd = -1,
+    };
+    int r = backing_fd >= 0 ? cow_open(&top.backing, &base, err) : 0;
+
+    if (r < 0)
+        return r;
+    r = cow_open(ret_disk, &top, err);
+    if (r < 0)
+        (void)cow_close(top.backing);
+    return r;
+}
+
 /* ---- qemu-img, if there is one --------------------------------------------------------------- */
 
 static inline bool have_qemu_img(void)

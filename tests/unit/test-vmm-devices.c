@@ -146,7 +146,11 @@ static int setup(void **state)
 
     alarm(PATIENCE);
     assert_int_equal(ftruncate(fd, 1 << 20), 0);
-    assert_int_equal(cow_open(&disk, fd, true, -1, 0, &error), 0);
+    assert_int_equal(
+        cow_open(&disk,
+                 &(struct cow_open_options){.fd = fd, .format = COW_FORMAT_RAW, .data_fd = -1},
+                 &error),
+        0);
     close(fd);
     assert_int_equal(machine_init(&f->m, &config, text, sizeof(text)), 0);
     assert_int_equal(console_init(&f->console, memfd_create("log", 0)), 0);

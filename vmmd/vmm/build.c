@@ -53,17 +53,35 @@ static int init_machine(struct worker *w, const struct proto_setup *setup, int k
     return machine_init(&w->machine, &config, text, size);
 }
 
+/* The overlay over the raw template, if there is one. */
+static int open_disk(const struct setup_fds *f, struct cow_disk **ret_disk, char *text, size_t size)
+{
+    struct cow_open_options base = {
+        .fd = f->template_disk, .format = COW_FORMAT_RAW, .flags = COW_RDONLY, .data_fd = -1};
+    struct cow_open_options overlay = {.fd = f->overlay, .format = COW_FORMAT_QCOW2, .data_fd = -1};
+    struct cow_error error = {{0}};
+    int r = f->template_disk >= 0 ? cow_open(&overlay.backing, &base, &error) : 0;
+
+    if (r < 0) {
+        snprintf(text, size, "template: %s", error.text);
+        return r;
+    }
+    r = cow_open(ret_disk, &overlay, &error);
+    if (r < 0) {
+        snprintf(text, size, "overlay: %s", error.text);
+        (void)cow_close(overlay.backing);
+    }
+    return r;
+}
+
 /* The disk comes before the scanner: its thread idles until the guest runs. */
 static int add_disk(struct worker *w, const struct setup_fds *f, char *text, size_t size)
 {
-    struct cow_error error = {{0}};
     struct cow_disk *disk;
-    int r = cow_open(&disk, f->overlay, false, f->template_disk, 0, &error);
+    int r = open_disk(f, &disk, text, size);
 
-    if (r < 0) {
-        snprintf(text, size, "overlay: %s", error.text[0] ? error.text : strerror(-r));
+    if (r < 0)
         return r;
-    }
     r = virtio_blk_add(&w->machine, disk, "vmmd-disk-0");
     if (r < 0)
         snprintf(text, size, "cannot add the disk: %s", strerror(-r));

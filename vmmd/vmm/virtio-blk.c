@@ -116,12 +116,15 @@ static void hint_range(struct virtio_blk *b, uint64_t gpa, uint64_t offset, uint
     if (gpa % PAGE != 0 || offset % PAGE != 0)
         return;
     while (len >= PAGE) {
-        uint64_t part, backing;
-        if (cow_map(b->disk, offset, len, &part, &backing) < 0 || part < PAGE)
+        struct cow_map map;
+        uint64_t part;
+
+        if (cow_map_chain(b->disk, offset, len, &map) < 0 || map.length < PAGE)
             return;
-        part &= ~(uint64_t)(PAGE - 1);
-        if (backing != UINT64_MAX && backing % PAGE == 0)
-            ms_scanner_hint_template(m->scanner, memory_page(m, gpa), part / PAGE, backing / PAGE);
+        part = map.length & ~(uint64_t)(PAGE - 1);
+        if (map.kind == COW_MAP_BACKING && map.offset % PAGE == 0)
+            ms_scanner_hint_template(m->scanner, memory_page(m, gpa), part / PAGE,
+                                     map.offset / PAGE);
         gpa += part;
         offset += part;
         len -= part;
