@@ -240,6 +240,38 @@ int cow_hashes_map(int hash_fd, uint64_t disk_bytes, struct cow_hashes *ret_hash
                    struct cow_error *err);
 void cow_hashes_unmap(struct cow_hashes *hashes);
 
+/* ---- checking an image ------------------------------------------------------------------------
+ */
+
+#define COW_REPAIR_LEAKS (1u << 8) /* give back clusters that are counted but not used */
+#define COW_REPAIR_ALL   (1u << 9) /* leaks, refcounts, COPIED flags, dirty and corrupt bit */
+
+#define COW_CHECK_PROBLEMS 16 /* errors told in words; all are counted */
+
+struct cow_check_result {
+    uint64_t corruptions, leaks;             /* found; after a repair: left */
+    uint64_t corruptions_fixed, leaks_fixed; /* by this repair */
+    uint64_t total_clusters;                 /* of the virtual disk */
+    uint64_t allocated_clusters, compressed_clusters, fragmented_clusters;
+    uint64_t image_end;  /* bytes: the last cluster in use ends here */
+    bool dirty, corrupt; /* the header says so: refcounts out of date, an error was seen */
+    size_t n_problems;
+    char problem[COW_CHECK_PROBLEMS][112]; /* one line each, of the first errors */
+};
+
+/*
+ * Walks all metadata of a qcow2 image of version 2 or 3, snapshots and bitmaps included, and
+ * compares every refcount with the references found: the verdict is that of qemu-img check
+ * (corruptions: 2, leaks alone: 3). Memory: 8 bytes a cluster, at most 256 MiB; larger files are
+ * walked several times. `flags`: COW_SHARED takes no locks, COW_REPAIR_* repair (fd open for
+ * writing, nobody else using it). A repair that is killed at any moment leaves the image no worse
+ * than it was. 0: *ret_result tells, errors found included. -EINVAL: no such image; -EBUSY;
+ * -ENOTSUP, -EFBIG, -ERANGE: cannot be repaired (err says why); -ECANCELED by `progress` (may be
+ * NULL); -EIO.
+ */
+int cow_check(int fd, unsigned flags, struct cow_check_result *ret_result, cow_progress_fn progress,
+              void *opaque, struct cow_error *err);
+
 /* ---- import
  * -------------------------------------------------------------------------------------- */
 
