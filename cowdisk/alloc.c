@@ -227,10 +227,10 @@ void cow_alloc_committed(struct cow_disk *disk)
     alloc->n_freed = 0;
 }
 
-/* ---- a larger refcount table ----------------------------------------------------------------- */
+/* ---- tables that go, a larger refcount table --------------------------------------------------
+ */
 
-/* Moves the contents of the refcount table to one with twice the entries. */
-static int copy_entries(struct cow_disk *disk, struct cow_table *from, struct cow_table *to)
+int cow_table_copy(struct cow_disk *disk, struct cow_table *from, struct cow_table *to)
 {
     for (uint32_t i = 0; i < from->n_pages; i++) {
         struct cow_page *source, *copy;
@@ -248,8 +248,7 @@ static int copy_entries(struct cow_disk *disk, struct cow_table *from, struct co
     return 0;
 }
 
-/* Forgets the cached pages of a table that is about to go. */
-static void forget_pages(struct cow_disk *disk, struct cow_table *table)
+void cow_table_forget(struct cow_disk *disk, struct cow_table *table)
 {
     struct cow_cache *cache = &disk->cache;
 
@@ -265,7 +264,7 @@ static void forget_pages(struct cow_disk *disk, struct cow_table *table)
     table->n_loaded = 0;
 }
 
-static int give_up_table(struct cow_disk *disk, struct cow_table *table)
+int cow_table_drop(struct cow_disk *disk, struct cow_table *table)
 {
     uint64_t n = cow_clusters(disk, table->bytes);
     uint64_t pending = (table->moving ? table->other : table->active) >> disk->cluster_bits;
@@ -282,7 +281,7 @@ static int give_up_table(struct cow_disk *disk, struct cow_table *table)
             freed_add(&disk->alloc, (table->active >> disk->cluster_bits) + i);
         table->other = 0; /* goes with the freed clusters, not at once */
     }
-    forget_pages(disk, table);
+    cow_table_forget(disk, table);
     cow_table_free(disk, table);
     return r < 0 ? r : 0;
 }
@@ -298,22 +297,23 @@ static int rt_grow(struct cow_disk *disk)
     grown = cow_table_new(disk, COW_TABLE_RT, 0, 0, bytes);
     if (!grown)
         return -ENOMEM;
-    r = copy_entries(disk, old, grown);
+    r = cow_table_copy(disk, old, grown);
     if (r < 0) {
-        forget_pages(disk, grown);
+        cow_table_forget(disk, grown);
         cow_table_free(disk, grown);
         return r;
     }
     disk->rt = grown;
     disk->header.rt_clusters = (uint32_t)(bytes >> disk->cluster_bits);
-    return give_up_table(disk, old);
+    return cow_table_drop(disk, old);
 }
 
 int cow_alloc_prepare(struct cow_disk *disk)
 {
     struct cow_alloc *alloc = &disk->alloc;
     /* Clusters that one step of a write, or a commit, may take at most. */
-    uint64_t step = (COW_MAX_RUN >> disk->cluster_bits) + 4 * COW_MAX_DIRTY_PAGES;
+    uint64_t step = (COW_MAX_RUN >> disk->cluster_bits) + 4 * COW_MAX_DIRTY_PAGES +
+                    cow_clusters(disk, disk->l1->bytes);
     uint64_t chunks = alloc->n_chunks + step / alloc->per_chunk + 2;
 
     while (chunks > disk->rt->bytes / sizeof(uint64_t)) {

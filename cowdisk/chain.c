@@ -39,8 +39,7 @@ static bool has_protocol(const char *name)
     return name[strcspn(name, ":/")] == ':';
 }
 
-/* The path of what the image at `from` calls `name`. */
-static int resolve_name(const char *from, const char *name, char **ret_path, struct cow_error *err)
+int cow_resolve_name(const char *from, const char *name, char **ret_path, struct cow_error *err)
 {
     const char *slash = strrchr(from, '/');
     int directory = slash ? (int)(slash - from + 1) : 0;
@@ -157,7 +156,7 @@ static int add_next(struct chain *chain, bool *ret_more)
     layer->format = info.format;
     if (info.backing_name[0] == '\0' || (chain->n == 1 && chain->options->flags & COW_NO_BACKING))
         return 0;
-    r = resolve_name(layer->path, info.backing_name, &path, chain->err);
+    r = cow_resolve_name(layer->path, info.backing_name, &path, chain->err);
     if (r < 0)
         return r;
     r = backing_format(path, info.backing_format, &format, chain->err);

@@ -11,7 +11,7 @@
  *      refcounts count the new places and not the old ones.
  *   2. The tables are written there. New data was written to free clusters before.
  *   3. fdatasync.
- *   4. One write of 24 bytes in the header's first sector points to the new L1 and refcount tables.
+ *   4. One write of 36 bytes in the header's first sector points to the new L1 and refcount tables.
  *   5. fdatasync. Only now may anything that the old image used be written to.
  *
  * A crash before 4 leaves the old image, after 4 the new one, whole; each is clean for `qemu-img
@@ -273,10 +273,12 @@ static uint64_t next_place(const struct cow_table *table)
 static int switch_header(struct cow_disk *disk)
 {
     struct {
-        uint32_t l1_size;
+        uint64_t size;
+        uint32_t crypt, l1_size;
         uint64_t l1_offset, rt_offset;
         uint32_t rt_clusters;
     } __attribute__((packed)) fields = {
+        .size = htobe64(disk->header.size),
         .l1_size = htobe32(disk->header.l1_size),
         .l1_offset = htobe64(next_place(disk->l1)),
         .rt_offset = htobe64(next_place(disk->rt)),
@@ -284,10 +286,10 @@ static int switch_header(struct cow_disk *disk)
     };
     int r;
 
-    _Static_assert(sizeof(fields) == QCOW_H_SNAPSHOTS - QCOW_H_L1_SIZE, "as in the header");
+    _Static_assert(sizeof(fields) == QCOW_H_SNAPSHOTS - QCOW_H_SIZE, "as in the header");
     disk->unsynced = true;
-    r = cow_write_full(disk->fd, &fields, sizeof(fields), QCOW_H_L1_SIZE);
-    /* 24 bytes of one page: refused for lack of space (copy-on-write file systems), nothing
+    r = cow_write_full(disk->fd, &fields, sizeof(fields), QCOW_H_SIZE);
+    /* 36 bytes of one page: refused for lack of space (copy-on-write file systems), nothing
      * changed. */
     if (r < 0 && r != -ENOSPC)
         disk->broken = true;
@@ -320,6 +322,7 @@ static void finish(struct cow_disk *disk)
     }
     disk->header.l1_offset = disk->l1->active;
     disk->header.rt_offset = disk->rt->active;
+    disk->resized = false;
     cow_alloc_committed(disk);
 }
 
@@ -329,7 +332,7 @@ int cow_commit(struct cow_disk *disk)
 
     if (disk->broken)
         return -EIO;
-    if (disk->cache.n_dirty == 0)
+    if (disk->cache.n_dirty == 0 && !disk->resized)
         return disk->unsynced ? sync_or_break(disk) : 0;
     disk->unsynced = true;
     r = cow_alloc_prepare(disk);

@@ -240,6 +240,65 @@ int cow_hashes_map(int hash_fd, uint64_t disk_bytes, struct cow_hashes *ret_hash
                    struct cow_error *err);
 void cow_hashes_unmap(struct cow_hashes *hashes);
 
+/* ---- changing images ----------------------------------------------------------------------------
+ */
+
+#define COW_SHRINK (1u << 4) /* the new size may be smaller: what lies behind it is lost */
+
+/*
+ * Gives the disk another size (a multiple of 512). What is new reads as zeroes. Durable on return.
+ * Killed at any moment, the disk has the old or the new size and all its data. -EINVAL: not a size,
+ * or smaller without COW_SHRINK; -EROFS; -ENOTSUP: a block device; -ENOSPC: nothing changed; -EIO.
+ */
+int cow_resize(struct cow_disk *disk, uint64_t size, unsigned flags, struct cow_error *err);
+
+struct cow_convert_options {
+    enum cow_format format; /* COW_FORMAT_RAW or COW_FORMAT_QCOW2 */
+    unsigned cluster_bits;  /* of a new qcow2 image; 0: COW_CLUSTER_BITS */
+    bool compress;          /* qcow2: compress clusters (zlib) where that saves space */
+};
+
+/*
+ * Writes all that a disk shows into the empty regular file `fd` (open for reading and writing; it
+ * stays the caller's): a sparse raw image or a qcow2 image that stands alone. Zeroes become holes.
+ * Durable on return. Until then the file is no use; the caller gives it its name afterwards.
+ * -ECANCELED by `progress` (may be NULL); -ENOSPC; -EIO.
+ */
+int cow_convert(struct cow_disk *disk, int fd, const struct cow_convert_options *options,
+                cow_progress_fn progress, void *opaque, struct cow_error *err);
+
+#define COW_KEEP (1u << 5) /* the overlay keeps its clusters */
+
+/*
+ * Writes what the overlay holds into its backing file, which grows if it is smaller, and, unless
+ * COW_KEEP, empties the overlay. `overlay` and cow_backing(overlay) are open for writing. What the
+ * overlay shows is the same before, after, and at every moment between, also after a kill: its
+ * clusters go only after the backing file is durable. Other overlays of that backing file are
+ * ruined. Errors: -EROFS, -EINVAL: no backing file; -ENOSPC, -EIO; -ECANCELED.
+ */
+int cow_commit_to_backing(struct cow_disk *overlay, unsigned flags, cow_progress_fn progress,
+                          void *opaque, struct cow_error *err);
+
+struct cow_rebase_options {
+    const char *backing_name;       /* to be recorded; NULL: the image shall stand alone */
+    enum cow_format backing_format; /* COW_FORMAT_RAW or COW_FORMAT_QCOW2 */
+    struct cow_disk *backing;       /* the new backing file, open for reading; NULL: none */
+    bool unsafe;                    /* only record the name: the contents are equal already */
+};
+
+/*
+ * Gives an image another backing file, or none. What the disk shows stays the same: where the old
+ * and the new one differ, data is copied into the image first; the name changes last, in one step.
+ * The disk must be closed afterwards: it still reads from the old one. `backing` stays the
+ * caller's. -ENOTSUP: the header has no room; -ENOSPC, -EIO; -ECANCELED.
+ */
+int cow_rebase(struct cow_disk *disk, const struct cow_rebase_options *options,
+               cow_progress_fn progress, void *opaque, struct cow_error *err);
+
+/* The path of what the image at the path `from` calls `name`; malloc'ed. As cow_chain_open() does
+ * it. -ENOTSUP, -EINVAL, -ENAMETOOLONG, -ENOMEM. */
+int cow_resolve_name(const char *from, const char *name, char **ret_path, struct cow_error *err);
+
 /* ---- checking an image ------------------------------------------------------------------------
  */
 

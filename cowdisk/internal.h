@@ -15,7 +15,9 @@
  *   alloc.c   refcounts, free clusters             map.c    guest offset -> extent
  *   commit.c  the switch to the new tables         read.c write.c zero.c packed.c  the requests
  *   disk.c    open, close, raw or qcow2            header.c create.c lock.c        the file's frame
- *   chain.c   opens all that lies under an image   info.c hashes.c                 stand alone
+ *   chain.c   opens all that lies under an image   resize.c                        a disk's end
+ *   transfer*.c rebase.c                           from image to image
+ *   check*.c info.c hashes.c                       stand alone
  */
 #ifndef COWDISK_INTERNAL_H
 #define COWDISK_INTERNAL_H
@@ -167,6 +169,12 @@ void cow_alloc_release(struct cow_disk *disk, uint64_t first, uint64_t n);
 int cow_refcount_set(struct cow_disk *disk, uint64_t first, uint64_t n, uint16_t count);
 /* Room for the next version of the refcount block that counts `cluster`. */
 int cow_alloc_reserve_block(struct cow_disk *disk, uint64_t cluster);
+/* Copies the entries of a table to one that is at least as large. */
+int cow_table_copy(struct cow_disk *disk, struct cow_table *from, struct cow_table *to);
+/* Drops the cached pages of a table, changed or not. */
+void cow_table_forget(struct cow_disk *disk, struct cow_table *table);
+/* Gives up a table and its place in the file; nothing refers to it in the pending state. */
+int cow_table_drop(struct cow_disk *disk, struct cow_table *table);
 /* One reference less; at 0 the cluster is free after the next commit, unless `keep` reserves it. */
 int cow_refcount_drop(struct cow_disk *disk, uint64_t cluster, bool keep);
 /* After a commit: what was freed before it may be used again, its space goes back to the host. */
@@ -220,6 +228,20 @@ void cow_file_must_hold(struct cow_disk *disk, uint64_t first, uint64_t n);
 /* Makes sure that the next commit has room for this table: -ENOSPC now instead of then. */
 int cow_table_reserve(struct cow_disk *disk, struct cow_table *table);
 
+/* ---- zero.c ---------------------------------------------------------------------------------- */
+
+/* [offset, end) reads as zeroes afterwards, also past the end of the disk; `end` is the end of a
+ * cluster that the L1 table covers. */
+int cow_zero_range(struct cow_disk *disk, uint64_t offset, uint64_t end);
+/* The clusters in [start, end) are no longer in this image, neither data nor zeroes. */
+int cow_unmap_range(struct cow_disk *disk, uint64_t start, uint64_t end);
+
+/* ---- resize.c -------------------------------------------------------------------------------- */
+
+/* Gives up the clusters and L2 tables from guest offset `start` (the beginning of a cluster) on,
+ * also those past the end of the disk. Commits. */
+int cow_truncate_map(struct cow_disk *disk, uint64_t start);
+
 /* ---- the rest -------------------------------------------------------------------------------- */
 
 int cow_lock(int fd, bool writable, struct cow_error *err);
@@ -250,6 +272,7 @@ struct cow_disk {
     bool locked;
     bool alone;    /* it has a backing file, but was opened without: data cannot be written */
     bool unsynced; /* written to since the last fdatasync */
+    bool resized;  /* the header has a size that the file does not have yet */
     bool broken;   /* the file may lack what was written: only reads from now on */
     uint64_t size;
     uint64_t file_end; /* the file was never written from here on; of a raw image its length */

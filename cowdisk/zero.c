@@ -13,8 +13,9 @@ static const uint8_t zeroes[65536];
 
 /* ---- qcow2 ----------------------------------------------------------------------------------- */
 
-/* Makes zero clusters of the first of the `n` entries that share a page. */
-static int zero_entries(struct cow_disk *disk, uint64_t cluster, uint64_t n, uint64_t *ret_done)
+/* Gives the first of the `n` entries that share a page a value that refers to no cluster. */
+static int set_entries(struct cow_disk *disk, uint64_t cluster, uint64_t n, uint64_t value,
+                       uint64_t *ret_done)
 {
     uint32_t per_page = disk->page_bytes / sizeof(uint64_t), slot;
     struct cow_page *page;
@@ -32,7 +33,7 @@ static int zero_entries(struct cow_disk *disk, uint64_t cluster, uint64_t n, uin
     cow_page_dirty(disk, page); /* stays in the cache from now on */
     for (uint64_t i = 0; i < n; i++) {
         uint64_t old = be64toh(page->entry[slot + i]);
-        page->entry[slot + i] = htobe64(QCOW_ZERO);
+        page->entry[slot + i] = htobe64(value);
         r = cow_entry_drop(disk, old);
         if (r < 0) {
             disk->broken = true;
@@ -55,8 +56,8 @@ static int zero_clusters(struct cow_disk *disk, uint64_t offset, uint64_t end)
             offset += extent.length;
             continue;
         }
-        r = zero_entries(disk, offset >> disk->cluster_bits, cow_clusters(disk, extent.length),
-                         &done);
+        r = set_entries(disk, offset >> disk->cluster_bits, cow_clusters(disk, extent.length),
+                        QCOW_ZERO, &done);
         if (r < 0)
             return r;
         offset += cow_min(done << disk->cluster_bits, end - offset);
@@ -81,6 +82,35 @@ static int zero_bytes(struct cow_disk *disk, uint64_t offset, uint64_t end)
                 return r;
         }
         offset += extent.length;
+    }
+    return 0;
+}
+
+int cow_zero_range(struct cow_disk *disk, uint64_t offset, uint64_t end)
+{
+    uint64_t mask = disk->cluster_size - 1, start = cow_min((offset + mask) & ~mask, end);
+    int r = zero_bytes(disk, offset, start);
+
+    return r < 0 ? r : zero_clusters(disk, start, end);
+}
+
+int cow_unmap_range(struct cow_disk *disk, uint64_t start, uint64_t end)
+{
+    while (start < end) {
+        struct cow_extent extent;
+        uint64_t done;
+        int r = cow_lookup(disk, start, end - start, &extent);
+        if (r < 0)
+            return r;
+        if (extent.kind == COW_BACKING) {
+            start += extent.length;
+            continue;
+        }
+        r = set_entries(disk, start >> disk->cluster_bits, cow_clusters(disk, extent.length), 0,
+                        &done);
+        if (r < 0)
+            return r;
+        start += cow_min(done << disk->cluster_bits, end - start);
     }
     return 0;
 }
