@@ -57,6 +57,9 @@ $(BUILD)/obj/%.o: %.c
 
 $(call objs,$(BUS_SRC) $(CLI_SRC) $(DAEMON_SRC)): CPPFLAGS += $(call pkg_cflags,dbus-1 libevent jansson)
 
+# Also for a shared object: tests/nbdkit.
+$(call objs,$(COWDISK_SRC)): CFLAGS += -fPIC
+
 define archive
 @rm -f $@
 @$(AR) rcs $@ $^
@@ -146,8 +149,14 @@ $(BUILD)/guest-run: tests/bench/guest-run.c $(LIBVMM) $(LIBCOWDISK) $(BUILD)/vmm
 	@echo "  LINK    $@"
 	@$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.c %.a,$^) $(COWDISK_LIBS)
 
+# Serves an image through cowdisk to any NBD client.
+NBDKIT_PLUGIN := $(BUILD)/nbdkit-cowdisk-plugin.so
+$(NBDKIT_PLUGIN): tests/nbdkit/plugin.c $(LIBCOWDISK)
+	@echo "  LINK    $@"
+	@$(CC) $(CPPFLAGS) $(CFLAGS) -fPIC -shared $(LDFLAGS) -o $@ $^ $(COWDISK_LIBS)
+
 .PHONY: test-programs unit check check-asan check-integration demo bench fuzz format format-check deps help clean install
-test-programs: $(UNIT_TESTS) $(FAKES) $(GUESTS) $(BUILD)/guest-run
+test-programs: $(UNIT_TESTS) $(FAKES) $(GUESTS) $(BUILD)/guest-run $(NBDKIT_PLUGIN)
 
 unit: $(UNIT_TESTS) $(FAKES)
 	@tests/run.sh $(UNIT_TESTS)
