@@ -22,7 +22,9 @@ src      = $(wildcard $(1)/*.c)
 objs     = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 
 COWDISK_SRC  := $(call src,cowdisk)
-IMPORT_SRC   := $(call src,cowdisk/import)
+SANDBOX_SRC  := $(call src,cowdisk/sandbox)
+IMPORT_SRC   := $(call src,cowdisk/import) $(SANDBOX_SRC)
+IMAGE_SRC    := $(call src,cowdisk/image) $(SANDBOX_SRC)
 MEMSHARE_SRC := $(call src,memshare)
 BUS_SRC      := $(call src,dbus)
 CLI_SRC      := $(call src,cli)
@@ -45,7 +47,7 @@ LIBBUS      := $(BUILD)/libbus.a
 LIBVMM      := $(BUILD)/libvmm.a
 LIBDAEMON   := $(BUILD)/libdaemon.a
 
-PROGRAMS := $(BUILD)/vmmd $(BUILD)/vmmd-guest $(BUILD)/vmmd-import $(BUILD)/vmctl
+PROGRAMS := $(BUILD)/vmmd $(BUILD)/vmmd-guest $(BUILD)/vmmd-import $(BUILD)/vmmd-image $(BUILD)/vmctl
 
 .PHONY: all
 all: $(PROGRAMS)
@@ -77,6 +79,7 @@ BUS_LIBS      := -ldbus-1 -levent_core
 DAEMON_LIBS   := $(BUS_LIBS) -ljansson -linih -lsystemd -lcap-ng
 GUEST_LIBS    := -lseccomp -lcap-ng -lrt -lm
 IMPORT_LIBS   := -lext2fs -lcom_err -lblkid -lseccomp -lcap-ng
+IMAGE_LIBS    := -ljansson -lseccomp -lcap-ng
 
 $(BUILD)/obj/vmmd/vmm/acpi.o: $(BUILD)/gen/dsdt.hex
 
@@ -99,6 +102,10 @@ $(BUILD)/vmmd: $(call objs,vmmd/main.c) $(LIBDAEMON) $(LIBBUS) $(LIBMEMSHARE) $(
 $(BUILD)/vmmd-import: $(call objs,$(IMPORT_SRC)) $(LIBCOWDISK)
 	@echo "  LINK    $@"
 	@$(CC) $(LDFLAGS) -o $@ $^ $(IMPORT_LIBS) $(COWDISK_LIBS)
+
+$(BUILD)/vmmd-image: $(call objs,$(IMAGE_SRC)) $(LIBCOWDISK)
+	@echo "  LINK    $@"
+	@$(CC) $(LDFLAGS) -o $@ $^ $(IMAGE_LIBS) $(COWDISK_LIBS)
 
 $(BUILD)/vmctl: $(call objs,$(CLI_SRC)) $(LIBBUS)
 	@echo "  LINK    $@"
@@ -236,7 +243,7 @@ install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(LIBEXECDIR)
 	install -m 755 $(BUILD)/vmctl $(DESTDIR)$(PREFIX)/bin/
 	install -m 755 $(BUILD)/vmmd $(DESTDIR)$(PREFIX)/sbin/
-	install -m 755 $(BUILD)/vmmd-guest $(BUILD)/vmmd-import $(DESTDIR)$(LIBEXECDIR)/
+	install -m 755 $(BUILD)/vmmd-guest $(BUILD)/vmmd-import $(BUILD)/vmmd-image $(DESTDIR)$(LIBEXECDIR)/
 	install -d $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/man/man5 $(DESTDIR)$(PREFIX)/share/man/man8
 	install -m 644 man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
 	install -m 644 man/*.5 $(DESTDIR)$(PREFIX)/share/man/man5/

@@ -10,8 +10,9 @@
  *   history.c   the last hour                progress.c
  *   *-cmd.c     the commands, by group
  *
- * vmctl speaks only D-Bus. Each failure is told once, in one line on stderr, where it is noticed;
- * functions that have told return -1. Exit codes: 0 done, 1 failed, 2 usage.
+ * vmctl speaks only D-Bus; image-cmd.c starts vmmd-image instead. Each failure is told once, in one
+ * line on stderr, where it is noticed; functions that have told return -1. Exit codes: 0 done, 1
+ * failed, 2 usage.
  */
 #ifndef CLI_H
 #define CLI_H
@@ -73,10 +74,28 @@ enum cli_option {
     OPT_HISTORY,
     OPT_DELAY,
     OPT_ITERATIONS,
+    OPT_SIZE,
+    OPT_BACKING,
+    OPT_BACKING_FORMAT,
+    OPT_IMAGE_FORMAT,
+    OPT_CLUSTER_SIZE,
+    OPT_OUTPUT,
+    OPT_TO,
+    OPT_COMPRESS,
+    OPT_SNAPSHOT,
+    OPT_REPLACE,
+    OPT_KEEP,
+    OPT_UNSAFE,
+    OPT_SHRINK,
+    OPT_REPAIR,
+    OPT_FORCE_SHARE,
     OPT_N,
 };
 
+struct cli_command;
+
 struct cli_args {
+    const struct cli_command *command;
     const char *value[OPT_N]; /* NULL: not given; "" for one without an argument */
     const char **name;        /* positional; ends with NULL */
     int n_names;
@@ -102,6 +121,9 @@ enum cli_exit cli_parse(int argc, char **argv, const struct cli_command **ret_co
                         struct cli_args *ret_args);
 void cli_help(void);
 void cli_help_command(const struct cli_command *command);
+
+const char *cli_option_name(enum cli_option option);
+bool cli_option_has_value(enum cli_option option);
 
 /* A number of an option (0..max), or `otherwise` if not given. Tells and returns -1 (usage). */
 int cli_number(const struct cli_args *args, enum cli_option option, uint64_t max,
@@ -333,6 +355,7 @@ int cli_memory(struct cli *cli, const struct cli_args *args);
 int cli_top(struct cli *cli, const struct cli_args *args);
 int cli_metrics(struct cli *cli, const struct cli_args *args);
 int cli_events(struct cli *cli, const struct cli_args *args);
+int cli_image(struct cli *cli, const struct cli_args *args);
 /* Starts guests and, if asked, waits for their login prompts. */
 int cli_start_guests(struct cli *cli, char *const *names, bool wait, uint64_t timeout_s);
 

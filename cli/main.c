@@ -33,7 +33,8 @@ static int run(const struct cli_command *command, const struct cli_args *args)
 
     if (set_format(&cli, args->value[OPT_FORMAT]) < 0)
         return CLI_USAGE;
-    if (cli_connect(&cli) == 0)
+    /* Commands on files need no vmmd. */
+    if (command->run == cli_image || cli_connect(&cli) == 0)
         status = command->run(&cli, args);
     bus_free(cli.bus);
     if (cli.signal_fd >= 0)

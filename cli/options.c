@@ -49,7 +49,32 @@ static const struct option_spec specs[OPT_N] = {
     [OPT_HISTORY] = {"history", 0, NULL, "show the last hour: of these guests, or of all together"},
     [OPT_DELAY] = {"delay", 'd', "SECONDS", "between two looks (default: 2)"},
     [OPT_ITERATIONS] = {"iterations", 'n', "N", "end after N looks; needs no terminal"},
+    [OPT_SIZE] = {"size", 0, "SIZE", "size of the disk (10G, 512M, bytes)"},
+    [OPT_BACKING] = {"backing", 0, "FILE", "backing file, relative to the image's directory"},
+    [OPT_BACKING_FORMAT] = {"backing-format", 0, "F", "its format: raw or qcow2 (default: asked)"},
+    [OPT_IMAGE_FORMAT] = {"image-format", 0, "F", "format of FILE: raw or qcow2 (default: asked)"},
+    [OPT_CLUSTER_SIZE] = {"cluster-size", 0, "SIZE", "512 to 2M, a power of two (default: 64K)"},
+    [OPT_OUTPUT] = {"output", 0, "FILE", "the new image"},
+    [OPT_TO] = {"to", 0, "F", "format of the new image: qcow2 (default) or raw"},
+    [OPT_COMPRESS] = {"compress", 0, NULL, "compress the clusters of the new image"},
+    [OPT_SNAPSHOT] = {"snapshot", 0, "S", "an internal snapshot instead of the current state"},
+    [OPT_REPLACE] = {"replace", 0, NULL, "replace a file that exists"},
+    [OPT_KEEP] = {"keep", 0, NULL, "do not empty the image afterwards"},
+    [OPT_UNSAFE] = {"unsafe", 0, NULL, "only change the name: the contents are known to be equal"},
+    [OPT_SHRINK] = {"shrink", 0, NULL, "a smaller size may cut data off"},
+    [OPT_REPAIR] = {"repair", 0, "WHAT", "leaks or all"},
+    [OPT_FORCE_SHARE] = {"force-share", 0, NULL, "also while another program writes to it"},
 };
+
+const char *cli_option_name(enum cli_option option)
+{
+    return specs[option].name;
+}
+
+bool cli_option_has_value(enum cli_option option)
+{
+    return specs[option].argument != NULL;
+}
 
 static const enum cli_option global_options[] = {OPT_HELP, OPT_VERSION, OPT_BUS_ADDRESS, OPT_FORMAT,
                                                  OPT_END};
@@ -299,7 +324,7 @@ enum cli_exit cli_parse(int argc, char **argv, const struct cli_command **ret_co
         ret_args->value[OPT_HELP] = "";
         words = command || words == 1 ? 0 : words;
     }
-    *ret_command = command;
+    *ret_command = ret_args->command = command;
     if (!command) {
         if (!words && (ret_args->value[OPT_HELP] || ret_args->value[OPT_VERSION]))
             return CLI_DONE;

@@ -23,17 +23,19 @@ _vmctl_complete()
 
     COMPREPLY=()
     case $prev in
-    --disk | --kernel | --initrd)
+    --disk | --kernel | --initrd | --backing | --output)
         compopt -o filenames
         mapfile -t COMPREPLY < <(compgen -f -- "$cur")
         return
         ;;
     --format) words="table json csv" ;;
     --engine) words="auto soft kvm" ;;
+    --to | --backing-format | --image-format) words="raw qcow2" ;;
+    --repair) words="leaks all" ;;
     --for) words="login stopped" ;;
     --bus-address) words="system session" ;;
     --share-group) words="none" ;;
-    --name | --count | --memory | -m | --vcpus | --cmdline | --timeout | -t | --linger | --priority | --delay | -d | --iterations | -n) return ;;
+    --name | --count | --memory | -m | --vcpus | --cmdline | --timeout | -t | --linger | --priority | --delay | -d | --iterations | -n | --size | --cluster-size | --snapshot) return ;;
     esac
     if [ -n "$words" ]; then
         mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
@@ -44,7 +46,9 @@ _vmctl_complete()
         -*) ;;
         *)
             command="${COMP_WORDS[i]}"
-            [ "$command" = template ] && ((i + 1 < COMP_CWORD)) && command="template ${COMP_WORDS[i + 1]}"
+            case $command in
+            template | image) ((i + 1 < COMP_CWORD)) && command="$command ${COMP_WORDS[i + 1]}" ;;
+            esac
             break
             ;;
         esac
@@ -52,6 +56,7 @@ _vmctl_complete()
     case $command in
     "") words="$(_vmctl_lines | cut -d ' ' -f 1 | sort -u) help --help --version --bus-address --format" ;;
     template) words="import list info delete" ;;
+    image) words="info check create convert commit rebase resize snapshots" ;;
     *)
         line=$(_vmctl_lines | grep -m 1 "^$command\( \|$\)")
         words="$(grep -o -e '--[a-z-]*' <<<"$line") --bus-address --format --help"
@@ -60,6 +65,11 @@ _vmctl_complete()
         *)
             case $command in
             create | run | "template info" | "template delete") words="$words $(_vmctl_names template)" ;;
+            image\ *)
+                compopt -o filenames
+                mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+                return
+                ;;
             list | events | top | metrics | template\ *) ;;
             *) words="$words $(_vmctl_names guest)" ;;
             esac

@@ -36,13 +36,13 @@ struct import {
     struct cow_error error; /* the reason, once something returned < 0 */
 };
 
-/* ---- sandbox.c */
+/* ---- limits.c */
 /* Gives up everything that copying and parsing do not need. Before the first byte is read. */
-int sandbox_enter(struct cow_error *err);
+int import_enter_sandbox(struct cow_error *err);
 /* Parsing a file system may take this much CPU time from now on; 0: as much as the process. */
-int sandbox_limit_cpu(unsigned seconds);
+int import_limit_cpu(unsigned seconds);
 /* Address space for the hash file of a disk. */
-int sandbox_allow_hashes(uint64_t disk_bytes);
+int import_allow_hashes(uint64_t disk_bytes);
 
 /* ---- copy.c */
 int import_copy(struct import *import);

@@ -52,7 +52,7 @@ static int hash_progress(void *opaque, uint64_t done, uint64_t total)
 
 static int write_hashes(struct import *import)
 {
-    int r = sandbox_allow_hashes(import->disk_bytes);
+    int r = import_allow_hashes(import->disk_bytes);
 
     if (r == 0)
         r = cow_hashes_write(FD_DISK, FD_HASHES, hash_progress, import);
@@ -64,16 +64,16 @@ static int write_hashes(struct import *import)
 
 static int run(struct import *import)
 {
-    int r = sandbox_enter(&import->error);
+    int r = import_enter_sandbox(&import->error);
 
     if (r == 0)
         r = import_copy(import);
     if (r == 0)
-        r = sandbox_limit_cpu(FIND_CPU_SECONDS);
+        r = import_limit_cpu(FIND_CPU_SECONDS);
     if (r == 0)
         r = import_find_boot(import);
     if (r == 0)
-        r = sandbox_limit_cpu(0);
+        r = import_limit_cpu(0);
     if (r == 0)
         r = write_hashes(import);
     return r;

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What vmmd-import may do: read and write the fds it was given, use memory, report. It can open
- * nothing, start nothing, talk to nobody. Entered before the first byte of the image is read; if
- * any part of it cannot be had, there is no import.
+ * What a program that reads images may do: read and write the fds it has, use memory, report. It
+ * can open nothing, start nothing, talk to nobody. If any part of it cannot be had, there is no
+ * work.
  */
-#include "cowdisk/import/import.h"
+#include "cowdisk/sandbox/sandbox.h"
 
 #include <cap-ng.h>
 #include <errno.h>
@@ -15,21 +15,11 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <time.h>
 #include <unistd.h>
 
-#define NOBODY          65534
-#define BASE_MEMORY     (512ull << 20) /* address space while parsing */
-#define BYTES_PER_BLOCK 16ull          /* of a hash file and of sorting it */
-#define MAX_CPU_SECONDS (4u * 3600u)
-#define MAX_FILES       64u
+#define NOBODY 65534
 
-static uint64_t hash_memory(uint64_t disk_bytes)
-{
-    return (disk_bytes / COW_BLOCK_SIZE + 1) * BYTES_PER_BLOCK;
-}
-
-static int set_limit(int resource, uint64_t soft, uint64_t hard)
+int sandbox_set_limit(int resource, uint64_t soft, uint64_t hard)
 {
     struct rlimit limit = {.rlim_cur = soft, .rlim_max = hard};
     struct rlimit now;
@@ -43,45 +33,30 @@ static int set_limit(int resource, uint64_t soft, uint64_t hard)
     return setrlimit(resource, &limit) < 0 ? -errno : 0;
 }
 
-static int set_memory(uint64_t soft)
+int sandbox_set_memory(uint64_t soft, uint64_t hard)
 {
 #if defined(__SANITIZE_ADDRESS__)
     (void)soft;
+    (void)hard;
     return 0; /* its shadow takes terabytes of address space */
 #else
-    return set_limit(RLIMIT_AS, soft, BASE_MEMORY + hash_memory(IMPORT_MAX_DISK));
+    return sandbox_set_limit(RLIMIT_AS, soft, hard);
 #endif
 }
 
-static int limit_resources(void)
+static int limit_resources(const struct sandbox_limits *limits)
 {
-    int r = set_limit(RLIMIT_CORE, 0, 0);
+    int r = sandbox_set_limit(RLIMIT_CORE, 0, 0);
 
+    if (r == 0 && limits->cpu_seconds)
+        r = sandbox_set_limit(RLIMIT_CPU, limits->cpu_seconds, limits->cpu_seconds + 60);
+    if (r == 0 && limits->file_bytes)
+        r = sandbox_set_limit(RLIMIT_FSIZE, limits->file_bytes, limits->file_bytes);
     if (r == 0)
-        r = set_limit(RLIMIT_CPU, MAX_CPU_SECONDS, MAX_CPU_SECONDS + 60);
+        r = sandbox_set_limit(RLIMIT_NOFILE, limits->max_files, limits->max_files);
     if (r == 0)
-        r = set_limit(RLIMIT_FSIZE, IMPORT_MAX_DISK, IMPORT_MAX_DISK);
-    if (r == 0)
-        r = set_limit(RLIMIT_NOFILE, MAX_FILES, MAX_FILES);
-    if (r == 0)
-        r = set_memory(BASE_MEMORY);
+        r = sandbox_set_memory(limits->memory, limits->max_memory);
     return r;
-}
-
-int sandbox_limit_cpu(unsigned seconds)
-{
-    struct timespec used;
-
-    if (seconds == 0)
-        return set_limit(RLIMIT_CPU, MAX_CPU_SECONDS, MAX_CPU_SECONDS + 60);
-    if (clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used) < 0)
-        return -errno;
-    return set_limit(RLIMIT_CPU, (uint64_t)used.tv_sec + seconds, MAX_CPU_SECONDS + 60);
-}
-
-int sandbox_allow_hashes(uint64_t disk_bytes)
-{
-    return set_memory(BASE_MEMORY + hash_memory(disk_bytes));
 }
 
 static int drop_privileges(void)
@@ -212,14 +187,17 @@ static int filter_system_calls(void)
     return r;
 }
 
-int sandbox_enter(struct cow_error *err)
+int sandbox_enter(const struct sandbox_limits *limits, struct cow_error *err)
 {
     const char *what = "close other files";
-    int r = close_range(FD_END, ~0u, 0) < 0 && errno != ENOSYS ? -errno : 0;
+    int r = 0;
 
+    if (limits->first_closed_fd && close_range(limits->first_closed_fd, ~0u, 0) < 0 &&
+        errno != ENOSYS)
+        r = -errno;
     if (r == 0) {
         what = "set resource limits";
-        r = limit_resources();
+        r = limit_resources(limits);
     }
     if (r == 0) {
         what = "drop privileges";
