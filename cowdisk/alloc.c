@@ -243,20 +243,20 @@ int cow_table_copy(struct cow_disk *disk, struct cow_table *from, struct cow_tab
         if (r < 0)
             return r;
         memcpy(copy->entry, source->entry, disk->page_bytes);
-        cow_page_dirty(disk, copy);
+        cow_page_dirty(copy);
     }
     return 0;
 }
 
 void cow_table_forget(struct cow_disk *disk, struct cow_table *table)
 {
-    struct cow_cache *cache = &disk->cache;
+    struct cow_cache *cache = disk->cache;
 
     for (size_t i = cache->n_slots; i-- > 0;) {
         struct cow_page *page = cache->slot[i];
         if (page->table != table)
             continue;
-        cow_page_clean(disk, page);
+        cow_page_clean(page);
         cache->slot[i] = cache->slot[--cache->n_slots];
         free(page);
     }
@@ -282,7 +282,7 @@ int cow_table_drop(struct cow_disk *disk, struct cow_table *table)
         table->other = 0; /* goes with the freed clusters, not at once */
     }
     cow_table_forget(disk, table);
-    cow_table_free(disk, table);
+    cow_table_free(table);
     return r < 0 ? r : 0;
 }
 
@@ -300,7 +300,7 @@ static int rt_grow(struct cow_disk *disk)
     r = cow_table_copy(disk, old, grown);
     if (r < 0) {
         cow_table_forget(disk, grown);
-        cow_table_free(disk, grown);
+        cow_table_free(grown);
         return r;
     }
     disk->rt = grown;
@@ -485,7 +485,7 @@ int cow_refcount_set(struct cow_disk *disk, uint64_t first, uint64_t n, uint16_t
             return r;
         disk->alloc.n_counted += (uint64_t)(count != 0) - (uint64_t)(*place != 0);
         *place = htobe16(count);
-        cow_page_dirty(disk, page);
+        cow_page_dirty(page);
     }
     return 0;
 }
@@ -502,7 +502,7 @@ int cow_refcount_drop(struct cow_disk *disk, uint64_t cluster, bool keep)
     if (count == 0)
         return -EIO;
     *place = htobe16(--count);
-    cow_page_dirty(disk, page);
+    cow_page_dirty(page);
     if (count == 0) {
         disk->alloc.n_counted--;
         if (!keep)

@@ -19,9 +19,12 @@
 struct layer {
     int fd, data_fd; /* -1: none */
     enum cow_format format;
+    char *path; /* as it was opened */
+};
+
+struct identity {
     dev_t device;
     ino_t inode;
-    char *path; /* as it was opened */
 };
 
 struct chain {
@@ -29,6 +32,8 @@ struct chain {
     struct cow_error *err;
     struct layer layer[COW_MAX_CHAIN]; /* the top one first */
     size_t n;
+    struct identity seen[2 * COW_MAX_CHAIN]; /* images and data files */
+    size_t n_seen;
 };
 
 /* ---- names ----------------------------------------------------------------------------------- */
@@ -78,21 +83,19 @@ static int open_path(struct chain *chain, const char *path, bool writable, int *
 }
 
 /* No file twice: neither as an image nor as the data of one. */
-static int check_new(struct chain *chain, const char *path, int fd, dev_t *ret_device,
-                     ino_t *ret_inode)
+static int check_new(struct chain *chain, const char *path, int fd)
 {
     struct stat st;
 
     if (fstat(fd, &st) < 0)
         return -errno;
-    for (size_t i = 0; i < chain->n; i++) {
-        if (chain->layer[i].device == st.st_dev && chain->layer[i].inode == st.st_ino) {
+    for (size_t i = 0; i < chain->n_seen; i++) {
+        if (chain->seen[i].device == st.st_dev && chain->seen[i].inode == st.st_ino) {
             cow_fail(chain->err, "%.180s lies under itself", path);
             return -ELOOP;
         }
     }
-    *ret_device = st.st_dev;
-    *ret_inode = st.st_ino;
+    chain->seen[chain->n_seen++] = (struct identity){st.st_dev, st.st_ino};
     return 0;
 }
 
@@ -110,7 +113,7 @@ static int add_layer(struct chain *chain, char *path, enum cow_format format)
         r = open_path(chain, path, writable, &layer.fd);
     }
     if (r == 0)
-        r = check_new(chain, path, layer.fd, &layer.device, &layer.inode);
+        r = check_new(chain, path, layer.fd);
     if (r < 0) {
         if (layer.fd >= 0)
             close(layer.fd);
@@ -138,6 +141,25 @@ static int backing_format(const char *path, const char *recorded, enum cow_forma
     return 0;
 }
 
+static int add_data(struct chain *chain, struct layer *layer, const char *name)
+{
+    char *path;
+    int r;
+
+    if (name[0] == '\0') {
+        cow_fail(chain->err, "%.150s does not say which file holds its data", layer->path);
+        return -EINVAL;
+    }
+    r = cow_resolve_name(layer->path, name, &path, chain->err);
+    if (r < 0)
+        return r;
+    r = open_path(chain, path, false, &layer->data_fd);
+    if (r == 0)
+        r = check_new(chain, path, layer->data_fd);
+    free(path);
+    return r;
+}
+
 /* The image below the last one, if there is one. */
 static int add_next(struct chain *chain, bool *ret_more)
 {
@@ -154,6 +176,11 @@ static int add_next(struct chain *chain, bool *ret_more)
         return r;
     }
     layer->format = info.format;
+    if (info.has_data_file) {
+        r = add_data(chain, layer, info.data_name);
+        if (r < 0)
+            return r;
+    }
     if (info.backing_name[0] == '\0' || (chain->n == 1 && chain->options->flags & COW_NO_BACKING))
         return 0;
     r = cow_resolve_name(layer->path, info.backing_name, &path, chain->err);

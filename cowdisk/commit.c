@@ -160,9 +160,9 @@ static int move_changed_tables(struct cow_disk *disk)
 
     do {
         again = false;
-        for (size_t i = 0; i < disk->cache.n_slots; i++) {
-            struct cow_page *page = disk->cache.slot[i];
-            if (!page->dirty || page->table->moving)
+        for (size_t i = 0; i < disk->cache->n_slots; i++) {
+            struct cow_page *page = disk->cache->slot[i];
+            if (!page->dirty || page->table->disk != disk || page->table->moving)
                 continue;
             int r = move_table(disk, page->table);
             if (r < 0)
@@ -297,7 +297,7 @@ static int switch_header(struct cow_disk *disk)
 }
 
 /* The new place is the place; the old one, out of date by this commit's pages, is the second. */
-static void swap_places(struct cow_disk *disk, struct cow_table *table)
+static void swap_places(struct cow_table *table)
 {
     uint64_t old = table->active;
 
@@ -308,7 +308,7 @@ static void swap_places(struct cow_disk *disk, struct cow_table *table)
     for (uint32_t i = 0; i < table->n_pages; i++) {
         if (table->page[i] && table->page[i]->dirty) {
             stale_set(table, i);
-            cow_page_clean(disk, table->page[i]);
+            cow_page_clean(table->page[i]);
         }
     }
 }
@@ -318,7 +318,7 @@ static void finish(struct cow_disk *disk)
     while (disk->moving) {
         struct cow_table *table = disk->moving;
         disk->moving = table->next_moving;
-        swap_places(disk, table);
+        swap_places(table);
     }
     disk->header.l1_offset = disk->l1->active;
     disk->header.rt_offset = disk->rt->active;
@@ -332,7 +332,7 @@ int cow_commit(struct cow_disk *disk)
 
     if (disk->broken)
         return -EIO;
-    if (disk->cache.n_dirty == 0 && !disk->resized)
+    if (disk->n_dirty == 0 && !disk->resized)
         return disk->unsynced ? sync_or_break(disk) : 0;
     disk->unsynced = true;
     r = cow_alloc_prepare(disk);
@@ -361,7 +361,7 @@ int cow_commit_if_full(struct cow_disk *disk)
 {
     if (disk->broken)
         return -EIO;
-    if (disk->cache.n_dirty >= COW_MAX_DIRTY_PAGES || disk->alloc.n_freed >= COW_MAX_FREED) {
+    if (disk->n_dirty >= COW_MAX_DIRTY_PAGES || disk->alloc.n_freed >= COW_MAX_FREED) {
         int r = cow_commit(disk);
         if (r < 0)
             return r;

@@ -199,6 +199,19 @@ struct cow_info {
  * can be understood. Errors as of cow_open(). */
 int cow_info_read(int fd, enum cow_format format, struct cow_info *ret_info, struct cow_error *err);
 
+struct cow_snapshot {
+    char id[128], name[256];      /* bytes of any encoding */
+    uint64_t date_sec, date_nsec; /* when it was taken, since 1970 */
+    uint64_t vm_clock_ns;         /* how long the guest had run */
+    uint64_t vm_state_bytes;      /* 0: the disk only */
+    uint64_t virtual_size;        /* of the disk then */
+};
+
+/* The internal snapshots of a qcow2 image; *ret_list is the caller's to free(), NULL if there are
+ * none. Every number in the table is checked: -EINVAL. */
+int cow_snapshots_read(int fd, struct cow_snapshot **ret_list, size_t *ret_n,
+                       struct cow_error *err);
+
 struct cow_create_options {
     uint64_t size;                  /* a multiple of 512, not 0 */
     unsigned cluster_bits;          /* 9..21, 0: COW_CLUSTER_BITS */

@@ -29,12 +29,15 @@ int cow_file_bytes(int fd, uint64_t *ret_bytes, struct cow_error *err)
     return 0;
 }
 
-static int open_raw(struct cow_disk *disk, struct cow_error *err)
+static int open_raw(struct cow_disk *disk, const struct cow_open_options *o, struct cow_error *err)
 {
     uint64_t bytes = cow_raw_size(disk->file_end);
 
-    if (disk->backing) {
-        cow_fail(err, "a raw image has no backing file");
+    if (disk->backing || o->data_fd >= 0 || o->snapshot) {
+        cow_fail(err, "a raw image has no %s",
+                 disk->backing     ? "backing file"
+                 : o->data_fd >= 0 ? "external data file"
+                                   : "snapshots");
         return -EINVAL;
     }
     if (bytes > COW_MAX_VIRTUAL_SIZE) {
@@ -80,6 +83,8 @@ static int load_tables(struct cow_disk *disk, struct cow_error *err)
 {
     const struct cow_header *h = &disk->header;
 
+    if (cow_cache_attach(disk) < 0)
+        return -ENOMEM;
     disk->l2 = calloc(h->l1_size ? h->l1_size : 1, sizeof(*disk->l2));
     disk->l1 = cow_table_new(disk, COW_TABLE_L1, 0, h->l1_offset, h->l1_size * 8ull);
     if (!disk->l2 || !disk->l1)
@@ -93,13 +98,60 @@ static int load_tables(struct cow_disk *disk, struct cow_error *err)
     return cow_alloc_load(disk, err);
 }
 
-static int open_qcow(struct cow_disk *disk, unsigned flags, struct cow_error *err)
+/* Takes the external data file, if the image has one. */
+static int open_data(struct cow_disk *disk, const struct cow_open_options *o, struct cow_error *err)
+{
+    const struct cow_header *h = &disk->header;
+    int r;
+
+    if (!(h->incompatible & QCOW_INCOMPAT_EXTERNAL_DATA)) {
+        if (o->data_fd < 0)
+            return 0;
+        cow_fail(err, "the image holds its data itself, but an external data file was given");
+        return -EINVAL;
+    }
+    if (o->data_fd < 0) {
+        cow_fail(err,
+                 "the image needs its external data file \"%.100s\"; make it one file first: "
+                 "qemu-img convert -O qcow2 IMAGE NEW",
+                 h->data_name);
+        return -ENOTSUP;
+    }
+    disk->data_fd = fcntl(o->data_fd, F_DUPFD_CLOEXEC, 0);
+    if (disk->data_fd < 0)
+        return -errno;
+    if (!(o->flags & COW_SHARED)) {
+        r = cow_lock(disk->data_fd, false, err);
+        if (r < 0)
+            return r;
+        disk->data_locked = true;
+    }
+    return cow_file_bytes(disk->data_fd, &disk->data_end, err);
+}
+
+static void set_geometry(struct cow_disk *disk)
+{
+    const struct cow_header *h = &disk->header;
+    bool extended = h->incompatible & QCOW_INCOMPAT_EXTENDED_L2;
+
+    disk->size = h->size;
+    disk->cluster_bits = h->cluster_bits;
+    disk->cluster_size = 1ull << disk->cluster_bits;
+    disk->page_bytes = (uint32_t)cow_min(COW_PAGE_BYTES, disk->cluster_size);
+    disk->entry_bits = extended ? 4 : 3;
+    disk->n_subs = extended ? QCOW_SUBCLUSTERS : 1;
+    disk->sub_bits = extended ? disk->cluster_bits - 5 : disk->cluster_bits;
+}
+
+static int open_qcow(struct cow_disk *disk, const struct cow_open_options *o, struct cow_error *err)
 {
     struct stat st;
-    int r = cow_header_read(disk->fd, &disk->header, err);
+    int r = cow_header_read(disk->fd, o->snapshot, &disk->header, err);
 
     if (r == 0)
-        r = check_backing(disk, flags, err);
+        r = check_backing(disk, o->flags, err);
+    if (r == 0)
+        r = open_data(disk, o, err);
     if (r == 0 && disk->writable)
         r = cow_header_check_writable(&disk->header, err);
     if (r < 0)
@@ -108,10 +160,7 @@ static int open_qcow(struct cow_disk *disk, unsigned flags, struct cow_error *er
         cow_fail(err, "a qcow2 image can be written only in a regular file");
         return -ENOTSUP;
     }
-    disk->size = disk->header.size;
-    disk->cluster_bits = disk->header.cluster_bits;
-    disk->cluster_size = 1ull << disk->cluster_bits;
-    disk->page_bytes = (uint32_t)cow_min(COW_PAGE_BYTES, disk->cluster_size);
+    set_geometry(disk);
     return load_tables(disk, err);
 }
 
@@ -131,18 +180,21 @@ static int take_fd(struct cow_disk *disk, int fd, struct cow_error *err)
 static void disk_free(struct cow_disk *disk)
 {
     if (disk->cluster_size) {
-        cow_cache_free(disk);
-        cow_table_free(disk, disk->l1);
-        cow_table_free(disk, disk->rt);
+        cow_cache_detach(disk);
+        cow_table_free(disk->l1);
+        cow_table_free(disk->rt);
         cow_alloc_unload(disk);
     }
     free(disk->l2);
-    cow_packed_free(disk->packed);
     free(disk->bounce);
     if (disk->locked)
         cow_unlock(disk->fd);
     if (disk->fd >= 0)
         close(disk->fd);
+    if (disk->data_locked)
+        cow_unlock(disk->data_fd);
+    if (disk->data_fd >= 0)
+        close(disk->data_fd);
     free(disk);
 }
 
@@ -174,7 +226,7 @@ static int open_file(struct cow_disk *disk, const struct cow_open_options *o, st
     if (r < 0)
         return r;
     disk->raw = format == COW_FORMAT_RAW;
-    return disk->raw ? open_raw(disk, err) : open_qcow(disk, o->flags, err);
+    return disk->raw ? open_raw(disk, o, err) : open_qcow(disk, o, err);
 }
 
 static int check_options(const struct cow_open_options *o, struct cow_error *err)
@@ -183,8 +235,8 @@ static int check_options(const struct cow_open_options *o, struct cow_error *err
 
     if (o->flags & COW_SHARED && !(o->flags & COW_RDONLY))
         why = "an image can be shared only for reading";
-    else if (o->snapshot)
-        why = "snapshots cannot be opened yet";
+    else if (o->snapshot && !(o->flags & COW_RDONLY))
+        why = "a snapshot can only be read";
     if (!why)
         return 0;
     cow_fail(err, "%s", why);
@@ -206,7 +258,7 @@ int cow_open(struct cow_disk **ret_disk, const struct cow_open_options *options,
         cow_fail(err, "%s", strerror(ENOMEM));
         return -ENOMEM;
     }
-    disk->fd = -1;
+    disk->fd = disk->data_fd = -1;
     disk->writable = !(options->flags & COW_RDONLY);
     disk->backing = options->backing;
     r = open_file(disk, options, err);

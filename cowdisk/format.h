@@ -8,13 +8,15 @@
 
 #include <stdint.h>
 
-#define QCOW_MAGIC            0x514649fbu /* "QFI\xfb" */
-#define QCOW_MIN_CLUSTER_BITS 9u
-#define QCOW_MAX_CLUSTER_BITS 21u
-#define QCOW_V2_HEADER_BYTES  72u
-#define QCOW_V3_HEADER_BYTES  104u
-#define QCOW_MAX_HEADER_BYTES 4096u /* of the fixed part; extensions follow it */
-#define QCOW_MAX_NAME         1023u
+#define QCOW_MAGIC             0x514649fbu /* "QFI\xfb" */
+#define QCOW_MIN_CLUSTER_BITS  9u
+#define QCOW_MAX_CLUSTER_BITS  21u
+#define QCOW_MIN_EXTENDED_BITS 14u /* clusters of images with subclusters */
+#define QCOW_SUBCLUSTERS       32u
+#define QCOW_V2_HEADER_BYTES   72u
+#define QCOW_V3_HEADER_BYTES   104u
+#define QCOW_MAX_HEADER_BYTES  4096u /* of the fixed part; extensions follow it */
+#define QCOW_MAX_NAME          1023u
 
 /* Byte positions in the header. */
 enum {
@@ -44,6 +46,23 @@ enum {
 #define QCOW_INCOMPAT_EXTERNAL_DATA (1ull << 2)
 #define QCOW_INCOMPAT_COMPRESSION   (1ull << 3)
 #define QCOW_INCOMPAT_EXTENDED_L2   (1ull << 4)
+
+/* Byte positions in an entry of the snapshot table; extra data, id and name follow it. */
+enum {
+    QCOW_S_L1_OFFSET = 0,
+    QCOW_S_L1_SIZE = 8,
+    QCOW_S_ID_LENGTH = 12,
+    QCOW_S_NAME_LENGTH = 14,
+    QCOW_S_DATE_SEC = 16,
+    QCOW_S_DATE_NSEC = 20,
+    QCOW_S_VM_CLOCK = 24,
+    QCOW_S_VM_STATE_BYTES = 32,
+    QCOW_S_EXTRA_LENGTH = 36,
+    QCOW_S_BYTES = 40,
+    /* in the extra data */
+    QCOW_S_VM_STATE_BYTES_64 = 0,
+    QCOW_S_DISK_SIZE = 8,
+};
 
 #define QCOW_EXT_END            0u
 #define QCOW_EXT_BACKING_FORMAT 0xe2792acau
@@ -76,6 +95,7 @@ struct cow_header {
     uint64_t rt_offset;
     uint32_t rt_clusters;
     uint32_t n_snapshots;
+    uint64_t snapshots_offset;
     uint64_t incompatible, compatible, autoclear;
     uint32_t refcount_order;
     uint32_t header_length;

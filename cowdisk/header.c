@@ -9,39 +9,24 @@
 #include <errno.h>
 #include <unistd.h>
 
-static uint32_t get32(const uint8_t *p)
-{
-    uint32_t v;
-
-    memcpy(&v, p, sizeof(v));
-    return be32toh(v);
-}
-
-static uint64_t get64(const uint8_t *p)
-{
-    uint64_t v;
-
-    memcpy(&v, p, sizeof(v));
-    return be64toh(v);
-}
-
 static int fixed_fields(const uint8_t *raw, struct cow_header *h, struct cow_error *err)
 {
-    if (get32(raw + QCOW_H_MAGIC) != QCOW_MAGIC) {
+    if (cow_get32(raw + QCOW_H_MAGIC) != QCOW_MAGIC) {
         cow_fail(err, "not a qcow2 image");
         return -EINVAL;
     }
-    h->version = get32(raw + QCOW_H_VERSION);
-    h->backing_offset = get64(raw + QCOW_H_BACKING_OFFSET);
-    h->backing_length = get32(raw + QCOW_H_BACKING_LENGTH);
-    h->cluster_bits = get32(raw + QCOW_H_CLUSTER_BITS);
-    h->size = get64(raw + QCOW_H_SIZE);
-    h->crypt = get32(raw + QCOW_H_CRYPT);
-    h->l1_size = get32(raw + QCOW_H_L1_SIZE);
-    h->l1_offset = get64(raw + QCOW_H_L1_OFFSET);
-    h->rt_offset = get64(raw + QCOW_H_RT_OFFSET);
-    h->rt_clusters = get32(raw + QCOW_H_RT_CLUSTERS);
-    h->n_snapshots = get32(raw + QCOW_H_SNAPSHOTS);
+    h->version = cow_get32(raw + QCOW_H_VERSION);
+    h->backing_offset = cow_get64(raw + QCOW_H_BACKING_OFFSET);
+    h->backing_length = cow_get32(raw + QCOW_H_BACKING_LENGTH);
+    h->cluster_bits = cow_get32(raw + QCOW_H_CLUSTER_BITS);
+    h->size = cow_get64(raw + QCOW_H_SIZE);
+    h->crypt = cow_get32(raw + QCOW_H_CRYPT);
+    h->l1_size = cow_get32(raw + QCOW_H_L1_SIZE);
+    h->l1_offset = cow_get64(raw + QCOW_H_L1_OFFSET);
+    h->rt_offset = cow_get64(raw + QCOW_H_RT_OFFSET);
+    h->rt_clusters = cow_get32(raw + QCOW_H_RT_CLUSTERS);
+    h->n_snapshots = cow_get32(raw + QCOW_H_SNAPSHOTS);
+    h->snapshots_offset = cow_get64(raw + QCOW_H_SNAPSHOTS_OFFSET);
     h->refcount_order = QCOW_REFCOUNT_ORDER;
     h->header_length = QCOW_V2_HEADER_BYTES;
     if (h->version != 2 && h->version != 3) {
@@ -60,11 +45,11 @@ static int v3_fields(const uint8_t *raw, struct cow_header *h, struct cow_error 
 {
     if (h->version < 3)
         return 0;
-    h->incompatible = get64(raw + QCOW_H_INCOMPATIBLE);
-    h->compatible = get64(raw + QCOW_H_COMPATIBLE);
-    h->autoclear = get64(raw + QCOW_H_AUTOCLEAR);
-    h->refcount_order = get32(raw + QCOW_H_REFCOUNT_ORDER);
-    h->header_length = get32(raw + QCOW_H_LENGTH);
+    h->incompatible = cow_get64(raw + QCOW_H_INCOMPATIBLE);
+    h->compatible = cow_get64(raw + QCOW_H_COMPATIBLE);
+    h->autoclear = cow_get64(raw + QCOW_H_AUTOCLEAR);
+    h->refcount_order = cow_get32(raw + QCOW_H_REFCOUNT_ORDER);
+    h->header_length = cow_get32(raw + QCOW_H_LENGTH);
     if (h->header_length < QCOW_V3_HEADER_BYTES || h->header_length > QCOW_MAX_HEADER_BYTES ||
         h->header_length > 1u << h->cluster_bits || h->header_length % 8) {
         cow_fail(err, "header length %u is not valid", h->header_length);
@@ -79,32 +64,51 @@ static int v3_fields(const uint8_t *raw, struct cow_header *h, struct cow_error 
     return 0;
 }
 
+static int refuse_encryption(const struct cow_header *h, struct cow_error *err)
+{
+    const char *what = h->crypt == COW_ENCRYPTION_AES    ? "encrypted (AES)"
+                       : h->crypt == COW_ENCRYPTION_LUKS ? "encrypted (LUKS)"
+                                                         : "encrypted in an unknown way";
+
+    if (h->crypt == COW_ENCRYPTION_NONE)
+        return 0;
+    cow_fail(err,
+             "the image is %s, which is not supported: decrypt it first with qemu-img convert "
+             "--object secret,... -O qcow2",
+             what);
+    return -ENOTSUP;
+}
+
 static int refuse_features(const struct cow_header *h, struct cow_error *err)
 {
-    const uint64_t known = QCOW_INCOMPAT_DIRTY | QCOW_INCOMPAT_CORRUPT;
-    const char *what = NULL;
+    const uint64_t known = QCOW_INCOMPAT_DIRTY | QCOW_INCOMPAT_CORRUPT |
+                           QCOW_INCOMPAT_EXTERNAL_DATA | QCOW_INCOMPAT_COMPRESSION |
+                           QCOW_INCOMPAT_EXTENDED_L2;
 
-    if (h->crypt != 0)
-        what = h->crypt == 2 ? "LUKS encryption" : "encryption";
-    else if (h->incompatible & QCOW_INCOMPAT_EXTERNAL_DATA)
-        what = "an external data file";
-    else if (h->incompatible & QCOW_INCOMPAT_COMPRESSION || h->compression != 0)
-        what = "zstd compression";
-    else if (h->incompatible & QCOW_INCOMPAT_EXTENDED_L2)
-        what = "extended L2 entries (subclusters)";
-    if (what) {
-        cow_fail(err,
-                 "the image uses %s, which is not supported: make a plain one with "
-                 "qemu-img convert -O qcow2",
-                 what);
-        return -ENOTSUP;
-    }
     if (h->incompatible & ~known) {
-        cow_fail(err, "the image needs unknown features (incompatible bits 0x%llx)",
+        cow_fail(err,
+                 "the image needs features that are unknown here (incompatible bits 0x%llx): "
+                 "convert it with the program that made it",
                  (unsigned long long)(h->incompatible & ~known));
         return -ENOTSUP;
     }
-    return 0;
+    if (h->compression > COW_COMPRESSION_ZSTD) {
+        cow_fail(err,
+                 "the image is compressed in an unknown way (%u; zlib and zstd are known): "
+                 "convert it with the program that made it",
+                 h->compression);
+        return -ENOTSUP;
+    }
+    /* The spec wants the bit exactly if the type is not zlib. */
+    if (!(h->incompatible & QCOW_INCOMPAT_COMPRESSION) != (h->compression == 0)) {
+        cow_fail(err, "the image contradicts itself about how it is compressed");
+        return -EINVAL;
+    }
+    if (h->incompatible & QCOW_INCOMPAT_EXTENDED_L2 && h->cluster_bits < QCOW_MIN_EXTENDED_BITS) {
+        cow_fail(err, "clusters of %u bytes are too small for subclusters", 1u << h->cluster_bits);
+        return -EINVAL;
+    }
+    return refuse_encryption(h, err);
 }
 
 /* A table of `bytes` at `offset` must be aligned, past the header and inside the file. */
@@ -126,7 +130,8 @@ static int check_table(const struct cow_header *h, const char *name, uint64_t of
 
 static int check_sizes(const struct cow_header *h, uint64_t file_bytes, struct cow_error *err)
 {
-    uint64_t per_table = 1ull << (2 * h->cluster_bits - 3);
+    uint32_t entry_bits = h->incompatible & QCOW_INCOMPAT_EXTENDED_L2 ? 4 : 3;
+    uint64_t per_table = 1ull << (2 * h->cluster_bits - entry_bits);
     uint64_t rt_bytes = (uint64_t)h->rt_clusters << h->cluster_bits;
     int r;
 
@@ -219,8 +224,8 @@ static int read_extensions(int fd, struct cow_header *h, struct cow_error *err)
         int r = cow_read_full(fd, head, sizeof(head), at);
         if (r < 0)
             return r;
-        type = get32(head);
-        length = get32(head + 4);
+        type = cow_get32(head);
+        length = cow_get32(head + 4);
         at += 8;
         if (type == QCOW_EXT_END)
             return 0;
@@ -258,7 +263,8 @@ int cow_header_parse(int fd, struct cow_header *ret_header, struct cow_error *er
     return r;
 }
 
-int cow_header_read(int fd, struct cow_header *ret_header, struct cow_error *err)
+int cow_header_read(int fd, const char *snapshot, struct cow_header *ret_header,
+                    struct cow_error *err)
 {
     off_t file_bytes = lseek(fd, 0, SEEK_END);
     struct cow_header h;
@@ -272,6 +278,8 @@ int cow_header_read(int fd, struct cow_header *ret_header, struct cow_error *err
     r = cow_header_parse(fd, &h, err);
     if (r == 0)
         r = refuse_features(&h, err);
+    if (r == 0 && snapshot)
+        r = cow_snapshot_select(fd, snapshot, &h, err);
     if (r == 0)
         r = check_sizes(&h, (uint64_t)file_bytes, err);
     if (r == 0)
@@ -291,6 +299,10 @@ int cow_header_check_writable(const struct cow_header *h, struct cow_error *err)
         why = "its refcounts are out of date: run qemu-img check -r all";
     else if (h->n_snapshots)
         why = "it has internal snapshots";
+    else if (h->incompatible & QCOW_INCOMPAT_EXTERNAL_DATA)
+        why = "it keeps its data in an external file";
+    else if (h->incompatible & QCOW_INCOMPAT_EXTENDED_L2)
+        why = "it has subclusters (extended L2 entries)";
     else if (h->autoclear)
         why = "it has bitmaps or other features that a write would invalidate";
     else if (h->refcount_order != QCOW_REFCOUNT_ORDER)

@@ -17,7 +17,7 @@
  *   disk.c    open, close, raw or qcow2            header.c create.c lock.c        the file's frame
  *   chain.c   opens all that lies under an image   resize.c                        a disk's end
  *   transfer*.c rebase.c                           from image to image
- *   check*.c info.c hashes.c                       stand alone
+ *   check*.c info.c snapshot.c hashes.c                     stand alone
  */
 #ifndef COWDISK_INTERNAL_H
 #define COWDISK_INTERNAL_H
@@ -31,17 +31,21 @@
 
 /* ---- limits ---------------------------------------------------------------------------------- */
 
-#define COW_PAGE_BYTES        4096u        /* unit in which tables are cached and written */
-#define COW_MAX_PAGES         1024u        /* cached pages of one disk: 4 MiB */
-#define COW_MAX_DIRTY_PAGES   512u         /* more than this: commit without being asked */
-#define COW_MAX_L1_BYTES      (32u << 20)  /* as QEMU */
-#define COW_MAX_RT_BYTES      (8u << 20)   /* as QEMU */
-#define COW_MAX_CLUSTERS      (1ull << 30) /* of a file opened for writing: its bitmap is 128 MiB */
-#define COW_MAX_CHUNKS_BEYOND 64u /* refcount blocks for what is past the end of the file */
-#define COW_MAX_SNAPSHOTS     65536u
-#define COW_MAX_FREED         65536u     /* freed ranges waiting for a commit */
-#define COW_MAX_RUN           (4u << 20) /* bytes allocated for one step of a write */
-#define COW_VEC               64         /* segments of one system call */
+#define COW_PAGE_BYTES         4096u        /* unit in which tables are cached and written */
+#define COW_MAX_PAGES          1024u        /* cached pages of a chain: 4 MiB */
+#define COW_MAX_DIRTY_PAGES    512u         /* more than this: commit without being asked */
+#define COW_MAX_L1_BYTES       (32u << 20)  /* as QEMU */
+#define COW_MAX_RT_BYTES       (8u << 20)   /* as QEMU */
+#define COW_MAX_CLUSTERS       (1ull << 30) /* of a file opened for writing: its bitmap is 128 MiB */
+#define COW_MAX_CHUNKS_BEYOND  64u /* refcount blocks for what is past the end of the file */
+#define COW_MAX_SNAPSHOTS      65536u
+#define COW_MAX_SNAPSHOT_TABLE (64ull << 20) /* bytes, as QEMU */
+#define COW_MAX_SNAPSHOT_EXTRA 1024u         /* bytes, as QEMU */
+#define COW_MAX_UNPACKED       16u           /* decompressed clusters kept, */
+#define COW_MAX_UNPACKED_BYTES (4u << 20)    /* but no more than this, and at least one */
+#define COW_MAX_FREED          65536u        /* freed ranges waiting for a commit */
+#define COW_MAX_RUN            (4u << 20)    /* bytes allocated for one step of a write */
+#define COW_VEC                64            /* segments of one system call */
 
 /* ---- io.c ------------------------------------------------------------------------------------ */
 
@@ -88,13 +92,14 @@ enum cow_table_kind { COW_TABLE_L1, COW_TABLE_L2, COW_TABLE_RT, COW_TABLE_RB };
  * two.
  */
 struct cow_table {
+    struct cow_disk *disk;
     enum cow_table_kind kind;
     uint32_t index;  /* of an L2 table: in L1; of a refcount block: in the refcount table */
     uint64_t active; /* 0: the image on disk does not have this table yet */
     uint64_t other;  /* 0: none reserved */
     bool moving;     /* the pending refcounts and parent already say `other` */
     uint64_t bytes;
-    uint32_t n_pages, n_loaded, n_dirty;
+    uint32_t n_pages, n_loaded;
     uint64_t *stale;        /* bitmap: pages of `other` that differ from `active` */
     struct cow_page **page; /* NULL: not in memory */
     struct cow_table *next_moving;
@@ -104,30 +109,34 @@ struct cow_page {
     struct cow_table *table;
     uint32_t number;
     uint32_t pins; /* > 0: must not be evicted */
+    uint32_t bytes;
     bool recent, dirty;
-    uint64_t entry[]; /* big endian, page_bytes long */
+    uint64_t entry[]; /* big endian, `bytes` long */
 };
 
+/* Of all images of a chain; the lowest one owns it. */
 struct cow_cache {
     struct cow_page **slot;
     size_t n_slots, capacity, hand;
-    size_t n_dirty;
+    struct cow_packed *packed; /* NULL until there is a compressed cluster */
 };
+
+int cow_cache_attach(struct cow_disk *disk);
+void cow_cache_detach(struct cow_disk *disk);
 
 struct cow_table *cow_table_new(struct cow_disk *disk, enum cow_table_kind kind, uint32_t index,
                                 uint64_t active, uint64_t bytes);
-void cow_table_free(struct cow_disk *disk, struct cow_table *table);
+void cow_table_free(struct cow_table *table);
 /* Valid until the next cow_page_get() unless pinned. Never writes. */
 int cow_page_get(struct cow_disk *disk, struct cow_table *table, uint32_t number,
                  struct cow_page **ret_page);
-void cow_page_dirty(struct cow_disk *disk, struct cow_page *page);
-void cow_page_clean(struct cow_disk *disk, struct cow_page *page);
+void cow_page_dirty(struct cow_page *page);
+void cow_page_clean(struct cow_page *page);
 /* One big-endian 64-bit entry of a table. */
 int cow_table_entry(struct cow_disk *disk, struct cow_table *table, uint64_t index,
                     uint64_t *ret_entry);
 int cow_table_set_entry(struct cow_disk *disk, struct cow_table *table, uint64_t index,
                         uint64_t entry);
-void cow_cache_free(struct cow_disk *disk);
 
 /* ---- alloc.c --------------------------------------------------------------------------------- */
 
@@ -211,8 +220,12 @@ void cow_packed_range(const struct cow_disk *disk, uint64_t entry, uint64_t *ret
 
 /* ---- packed.c -------------------------------------------------------------------------------- */
 
-struct cow_packed; /* inflate state and the last inflated cluster */
+/* Decompressors, and the clusters decompressed last. */
+struct cow_packed;
+/* Valid until the next call. */
 int cow_packed_get(struct cow_disk *disk, uint64_t entry, const uint8_t **ret_cluster);
+/* Nothing of this disk is kept any longer. */
+void cow_packed_forget(struct cow_packed *packed, const struct cow_disk *disk);
 void cow_packed_free(struct cow_packed *packed);
 
 /* ---- commit.c -------------------------------------------------------------------------------- */
@@ -253,7 +266,12 @@ int cow_file_bytes(int fd, uint64_t *ret_bytes, struct cow_error *err);
 /* What the header says; only what is needed to understand it is checked. */
 int cow_header_parse(int fd, struct cow_header *ret_header, struct cow_error *err);
 /* The header of an image that can be read: its features and tables are checked as well. */
-int cow_header_read(int fd, struct cow_header *ret_header, struct cow_error *err);
+int cow_header_read(int fd, const char *snapshot, struct cow_header *ret_header,
+                    struct cow_error *err);
+/* Puts the L1 table and the size of a snapshot (by id or name) in place of those of the active
+ * state. -ENOENT: there is none. */
+int cow_snapshot_select(int fd, const char *snapshot, struct cow_header *header,
+                        struct cow_error *err);
 /* Is the image one that may be written? */
 int cow_header_check_writable(const struct cow_header *header, struct cow_error *err);
 
@@ -269,26 +287,37 @@ struct cow_disk {
     int fd;
     struct cow_disk *backing; /* NULL: none */
     bool raw, writable;
-    bool locked;
-    bool alone;    /* it has a backing file, but was opened without: data cannot be written */
-    bool unsynced; /* written to since the last fdatasync */
-    bool resized;  /* the header has a size that the file does not have yet */
-    bool broken;   /* the file may lack what was written: only reads from now on */
+    bool locked, data_locked;
+    bool alone;        /* it has a backing file, but was opened without: data cannot be written */
+    bool unsynced;     /* written to since the last fdatasync */
+    bool resized;      /* the header has a size that the file does not have yet */
+    bool broken;       /* the file may lack what was written: only reads from now on */
+    int data_fd;       /* external data file; -1: data is in the image */
+    uint64_t data_end; /* its length */
     uint64_t size;
     uint64_t file_end; /* the file was never written from here on; of a raw image its length */
     uint64_t used_end; /* the file must reach at least to here with the next commit */
     struct cow_header header;
     uint32_t cluster_bits, page_bytes;
+    uint32_t entry_bits;       /* an L2 entry is 1 << entry_bits bytes */
+    uint32_t n_subs, sub_bits; /* subclusters of a cluster, 1 << sub_bits bytes each; 1: no such */
     uint64_t cluster_size;
-    struct cow_cache cache;
+    struct cow_cache *cache; /* shared with what lies above and below */
+    bool owns_cache;
+    size_t n_dirty; /* pages */
     struct cow_table *l1, *rt;
     struct cow_table **l2; /* [header.l1_size] */
     struct cow_alloc alloc;
     struct cow_table *moving; /* list of tables that the next commit moves */
-    struct cow_packed *packed;
-    uint8_t *bounce; /* two clusters: what surrounds a partial write */
+    uint8_t *bounce;          /* two clusters: what surrounds a partial write */
     struct cow_stats stats;
 };
+
+/* The file that guest data is in. */
+static inline int cow_data_file(const struct cow_disk *disk)
+{
+    return disk->data_fd >= 0 ? disk->data_fd : disk->fd;
+}
 
 static inline uint64_t cow_min(uint64_t a, uint64_t b)
 {
@@ -305,6 +334,23 @@ static inline uint64_t cow_below(const struct cow_disk *disk, uint64_t offset)
 static inline uint64_t cow_raw_size(uint64_t file_bytes)
 {
     return (file_bytes + 511) & ~511ull;
+}
+
+/* Big-endian numbers at any address. */
+static inline uint32_t cow_get32(const uint8_t *p)
+{
+    uint32_t v;
+
+    memcpy(&v, p, sizeof(v));
+    return be32toh(v);
+}
+
+static inline uint64_t cow_get64(const uint8_t *p)
+{
+    uint64_t v;
+
+    memcpy(&v, p, sizeof(v));
+    return be64toh(v);
 }
 
 static inline uint64_t cow_clusters(const struct cow_disk *disk, uint64_t bytes)

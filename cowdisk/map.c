@@ -60,11 +60,11 @@ static int l2_table(struct cow_disk *disk, uint32_t index, bool create,
 static int l2_page(struct cow_disk *disk, uint64_t cluster, bool create, struct cow_page **ret_page,
                    uint32_t *ret_slot)
 {
-    uint32_t entry_bits = disk->cluster_bits - 3;
-    uint32_t per_page = disk->page_bytes / sizeof(uint64_t);
-    uint64_t in_table = cluster & ((1ull << entry_bits) - 1);
+    uint32_t table_bits = disk->cluster_bits - disk->entry_bits;
+    uint32_t per_page = disk->page_bytes >> disk->entry_bits;
+    uint64_t in_table = cluster & ((1ull << table_bits) - 1);
     struct cow_table *table;
-    int r = l2_table(disk, (uint32_t)(cluster >> entry_bits), create, &table);
+    int r = l2_table(disk, (uint32_t)(cluster >> table_bits), create, &table);
 
     if (r < 0)
         return r;
@@ -92,7 +92,7 @@ void cow_packed_range(const struct cow_disk *disk, uint64_t entry, uint64_t *ret
     *ret_length = (sectors + 1) * 512 - (*ret_offset & 511);
 }
 
-static int check_packed(const struct cow_disk *disk, uint64_t entry)
+static int check_packed(const struct cow_disk *disk, uint64_t entry, uint64_t bitmap)
 {
     uint64_t offset, length;
 
@@ -100,93 +100,135 @@ static int check_packed(const struct cow_disk *disk, uint64_t entry)
     /* The last sector may be cut short, the first byte must be there. */
     if (offset < disk->cluster_size || offset >= disk->file_end)
         return -EIO;
+    return disk->data_fd >= 0 || bitmap ? -EIO : 0;
+}
+
+/* May data lie at this offset? In an external data file anywhere. */
+static bool data_fits(const struct cow_disk *disk, uint64_t offset)
+{
+    if (disk->data_fd >= 0)
+        return offset < disk->data_end;
+    return offset < disk->file_end && !hits_table(disk, offset);
+}
+
+/* Subclusters: who is not allocated comes from below or is zeroes, one by one. */
+static int decode_bitmap(uint64_t bitmap, uint32_t sub, bool has_data, enum cow_kind *ret_kind)
+{
+    uint64_t allocated = bitmap & 0xffffffff, zero = bitmap >> 32;
+
+    if (allocated & zero || (allocated && !has_data))
+        return -EIO;
+    if (zero >> sub & 1)
+        *ret_kind = COW_ZERO;
+    else
+        *ret_kind = allocated >> sub & 1 ? COW_DATA : COW_BACKING;
     return 0;
 }
 
-/* What one L2 entry means; host is the offset of its cluster. */
-static int decode(const struct cow_disk *disk, uint64_t entry, enum cow_kind *ret_kind,
-                  uint64_t *ret_host)
+/* What one L2 entry means for its subcluster `sub`; host is the offset of its cluster. */
+static int decode(const struct cow_disk *disk, const uint64_t *place, uint32_t sub,
+                  enum cow_kind *ret_kind, uint64_t *ret_host)
 {
+    uint64_t entry = be64toh(place[0]), bitmap = disk->n_subs > 1 ? be64toh(place[1]) : 0;
     uint64_t offset = entry & QCOW_OFFSET_MASK;
+    /* Offset 0 is a place as any other in a data file: there the copied bit tells. */
+    bool has_data = offset || (disk->data_fd >= 0 && entry & QCOW_COPIED);
 
-    *ret_host = 0;
+    *ret_host = offset;
     if (entry & QCOW_COMPRESSED) {
         *ret_kind = COW_PACKED;
-        return check_packed(disk, entry);
+        return check_packed(disk, entry, bitmap);
     }
     if (entry & QCOW_L2_RESERVED || offset & (disk->cluster_size - 1))
         return -EIO;
-    if (offset && (offset >= disk->file_end || hits_table(disk, offset)))
+    if (has_data && !data_fits(disk, offset))
         return -EIO;
     if (entry & QCOW_ZERO) {
-        if (disk->header.version < 3)
+        if (disk->header.version < 3 || disk->n_subs > 1)
             return -EIO;
         *ret_kind = COW_ZERO;
         return 0;
     }
-    *ret_kind = offset ? COW_DATA : COW_BACKING;
-    *ret_host = offset;
+    if (disk->n_subs > 1)
+        return decode_bitmap(bitmap, sub, has_data, ret_kind);
+    *ret_kind = has_data ? COW_DATA : COW_BACKING;
     return 0;
 }
 
-/* How many entries from `slot` on continue what the first one began, at most `max`. */
+/* How many subclusters from `sub` of entry `slot` on continue what the first one began, at most
+ * `max`. */
 static uint64_t uniform_run(const struct cow_disk *disk, const struct cow_page *page, uint32_t slot,
-                            uint64_t max, const struct cow_extent *first, uint64_t first_host)
+                            uint32_t sub, uint64_t max, const struct cow_extent *first,
+                            uint64_t first_host)
 {
-    uint32_t per_page = disk->page_bytes / sizeof(uint64_t);
+    uint32_t per_page = disk->page_bytes >> disk->entry_bits, step = disk->n_subs > 1 ? 2 : 1;
     uint64_t n = 1;
 
-    max = cow_min(max, per_page - slot);
+    max = cow_min(max, (uint64_t)(per_page - slot) * disk->n_subs - sub);
     if (first->kind == COW_PACKED)
-        return 1;
+        return cow_min(max, disk->n_subs - sub);
     for (; n < max; n++) {
-        uint64_t entry = be64toh(page->entry[slot + n]), host;
+        uint64_t cluster = (sub + n) / disk->n_subs, host;
+        const uint64_t *place = &page->entry[(slot + cluster) * step];
         enum cow_kind kind;
 
-        if (decode(disk, entry, &kind, &host) < 0 || kind != first->kind)
+        if (decode(disk, place, (uint32_t)((sub + n) % disk->n_subs), &kind, &host) < 0 ||
+            kind != first->kind)
             break;
-        if (kind == COW_DATA && (host != first_host + n * disk->cluster_size ||
-                                 !!(entry & QCOW_COPIED) != first->owned))
+        if (kind == COW_DATA && (host != first_host + (cluster << disk->cluster_bits) ||
+                                 !!(be64toh(*place) & QCOW_COPIED) != first->owned))
             break;
     }
     return n;
 }
 
-/* Without an L2 table: the rest of what that table would describe. */
-static void extent_without_table(const struct cow_disk *disk, uint64_t offset, uint64_t length,
-                                 struct cow_extent *ret_extent)
+/* Without an L2 table: the rest of what it would describe, and of those behind it that lack too. */
+static int extent_without_table(struct cow_disk *disk, uint64_t offset, uint64_t length,
+                                struct cow_extent *ret_extent)
 {
-    uint64_t span = disk->cluster_size << (disk->cluster_bits - 3);
+    uint32_t span_bits = 2 * disk->cluster_bits - disk->entry_bits;
+    uint64_t index = offset >> span_bits, end = (index + 1) << span_bits, entry;
 
+    while (end - offset < length && !disk->l2[++index]) {
+        int r = cow_table_entry(disk, disk->l1, index, &entry);
+        if (r < 0)
+            return r;
+        if (entry & QCOW_OFFSET_MASK || entry & QCOW_L1_RESERVED)
+            break;
+        end = (index + 1) << span_bits;
+    }
     *ret_extent = (struct cow_extent){
         .kind = COW_BACKING,
-        .length = cow_min(length, span - offset % span),
+        .length = cow_min(length, end - offset),
     };
+    return 0;
 }
 
 int cow_lookup(struct cow_disk *disk, uint64_t offset, uint64_t length,
                struct cow_extent *ret_extent)
 {
-    uint64_t in_cluster = offset & (disk->cluster_size - 1), host, n;
+    uint64_t in_cluster = offset & (disk->cluster_size - 1), in_sub, host, n;
+    uint32_t sub = (uint32_t)(in_cluster >> disk->sub_bits), slot;
     struct cow_extent extent = {0};
+    const uint64_t *place;
     struct cow_page *page;
-    uint32_t slot;
     int r = l2_page(disk, offset >> disk->cluster_bits, false, &page, &slot);
 
     if (r < 0)
         return r;
-    if (!page) {
-        extent_without_table(disk, offset, length, ret_extent);
-        return 0;
-    }
-    extent.entry = be64toh(page->entry[slot]);
-    r = decode(disk, extent.entry, &extent.kind, &host);
+    if (!page)
+        return extent_without_table(disk, offset, length, ret_extent);
+    place = &page->entry[slot << (disk->entry_bits - 3)];
+    extent.entry = be64toh(*place);
+    r = decode(disk, place, sub, &extent.kind, &host);
     if (r < 0)
         return r;
+    in_sub = offset & ((1ull << disk->sub_bits) - 1);
     extent.owned = extent.kind == COW_DATA && extent.entry & QCOW_COPIED;
     extent.host = host + in_cluster;
-    n = uniform_run(disk, page, slot, cow_clusters(disk, in_cluster + length), &extent, host);
-    extent.length = cow_min(length, (n << disk->cluster_bits) - in_cluster);
+    n = (in_sub + length + (1ull << disk->sub_bits) - 1) >> disk->sub_bits;
+    n = uniform_run(disk, page, slot, sub, n, &extent, host);
+    extent.length = cow_min(length, (n << disk->sub_bits) - in_sub);
     *ret_extent = extent;
     return 0;
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Tables and the cache of their pages. All four kinds of table (L1, L2, refcount table, refcount
- * block) are cached alike, 4 KiB at a time (or one cluster, if that is less), under one bound.
+ * block) are cached alike, 4 KiB at a time (or one cluster, if that is less). All images of a chain
+ * share one cache under one bound: however deep the chain, it takes no more memory.
  *
  * A page is read from the table's active place, which nobody overwrites, so a clean page can be
  * dropped at any time. A dirty page stays until a commit. The cache never writes and never commits:
@@ -23,6 +24,7 @@ struct cow_table *cow_table_new(struct cow_disk *disk, enum cow_table_kind kind,
 
     if (!table)
         return NULL;
+    table->disk = disk;
     table->kind = kind;
     table->index = index;
     table->active = active;
@@ -40,10 +42,13 @@ struct cow_table *cow_table_new(struct cow_disk *disk, enum cow_table_kind kind,
     return table;
 }
 
-void cow_table_free(struct cow_disk *disk, struct cow_table *table)
+void cow_table_free(struct cow_table *table)
 {
+    struct cow_disk *disk;
+
     if (!table)
         return;
+    disk = table->disk;
     if (table->other)
         cow_alloc_release(disk, table->other >> disk->cluster_bits,
                           cow_clusters(disk, table->bytes));
@@ -57,19 +62,18 @@ void cow_table_free(struct cow_disk *disk, struct cow_table *table)
 }
 
 /* Frees the object of an L2 table or refcount block that holds nothing any more. */
-static void drop_if_empty(struct cow_disk *disk, struct cow_table *table)
+static void drop_if_empty(struct cow_table *table)
 {
     bool child = table->kind == COW_TABLE_L2 || table->kind == COW_TABLE_RB;
 
     if (child && table->n_loaded == 0 && !table->moving)
-        cow_table_free(disk, table);
+        cow_table_free(table);
 }
 
 /* Takes the least useful clean page out of the cache; NULL if there is none. `keep` survives. */
-static struct cow_page *evict(struct cow_disk *disk, const struct cow_table *keep, size_t *ret_slot)
+static struct cow_page *evict(struct cow_cache *cache, const struct cow_table *keep,
+                              size_t *ret_slot)
 {
-    struct cow_cache *cache = &disk->cache;
-
     for (size_t turns = 2 * cache->n_slots; turns > 0; turns--) {
         size_t i = cache->hand;
         struct cow_page *page = cache->slot[i];
@@ -84,24 +88,34 @@ static struct cow_page *evict(struct cow_disk *disk, const struct cow_table *kee
         page->table->page[page->number] = NULL;
         page->table->n_loaded--;
         if (page->table != keep)
-            drop_if_empty(disk, page->table);
+            drop_if_empty(page->table);
         *ret_slot = i;
         return page;
     }
     return NULL;
 }
 
+static void slot_remove(struct cow_cache *cache, size_t slot)
+{
+    free(cache->slot[slot]);
+    cache->slot[slot] = cache->slot[--cache->n_slots];
+    if (cache->hand >= cache->n_slots)
+        cache->hand = 0;
+}
+
 /* An unused page in a slot of its own. */
 static struct cow_page *page_new(struct cow_disk *disk, const struct cow_table *keep,
                                  size_t *ret_slot)
 {
-    struct cow_cache *cache = &disk->cache;
+    struct cow_cache *cache = disk->cache;
     struct cow_page *page;
 
     if (cache->n_slots >= COW_MAX_PAGES) {
-        page = evict(disk, keep, ret_slot);
-        if (page)
+        page = evict(cache, keep, ret_slot);
+        if (page && page->bytes == disk->page_bytes)
             return page;
+        if (page) /* of an image with other clusters */
+            slot_remove(cache, *ret_slot);
     }
     if (cache->n_slots == cache->capacity) {
         size_t capacity = cache->capacity ? 2 * cache->capacity : 16;
@@ -114,16 +128,9 @@ static struct cow_page *page_new(struct cow_disk *disk, const struct cow_table *
     page = malloc(sizeof(*page) + disk->page_bytes);
     if (!page)
         return NULL;
+    page->bytes = disk->page_bytes;
     *ret_slot = cache->n_slots++;
     return page;
-}
-
-static void slot_remove(struct cow_cache *cache, size_t slot)
-{
-    free(cache->slot[slot]);
-    cache->slot[slot] = cache->slot[--cache->n_slots];
-    if (cache->hand >= cache->n_slots)
-        cache->hand = 0;
 }
 
 static int page_load(struct cow_disk *disk, const struct cow_table *table, uint32_t number,
@@ -154,14 +161,14 @@ int cow_page_get(struct cow_disk *disk, struct cow_table *table, uint32_t number
     }
     page = page_new(disk, table, &slot);
     if (!page) {
-        drop_if_empty(disk, table);
+        drop_if_empty(table);
         return -ENOMEM;
     }
-    disk->cache.slot[slot] = page;
+    disk->cache->slot[slot] = page;
     r = page_load(disk, table, number, page);
     if (r < 0) {
-        slot_remove(&disk->cache, slot);
-        drop_if_empty(disk, table);
+        slot_remove(disk->cache, slot);
+        drop_if_empty(table);
         return r;
     }
     page->table = table;
@@ -175,22 +182,20 @@ int cow_page_get(struct cow_disk *disk, struct cow_table *table, uint32_t number
     return 0;
 }
 
-void cow_page_dirty(struct cow_disk *disk, struct cow_page *page)
+void cow_page_dirty(struct cow_page *page)
 {
     if (page->dirty)
         return;
     page->dirty = true;
-    page->table->n_dirty++;
-    disk->cache.n_dirty++;
+    page->table->disk->n_dirty++;
 }
 
-void cow_page_clean(struct cow_disk *disk, struct cow_page *page)
+void cow_page_clean(struct cow_page *page)
 {
     if (!page->dirty)
         return;
     page->dirty = false;
-    page->table->n_dirty--;
-    disk->cache.n_dirty--;
+    page->table->disk->n_dirty--;
 }
 
 int cow_table_entry(struct cow_disk *disk, struct cow_table *table, uint64_t index,
@@ -216,24 +221,43 @@ int cow_table_set_entry(struct cow_disk *disk, struct cow_table *table, uint64_t
     if (r < 0)
         return r;
     page->entry[index % per_page] = htobe64(entry);
-    cow_page_dirty(disk, page);
+    cow_page_dirty(page);
     return 0;
 }
 
-void cow_cache_free(struct cow_disk *disk)
+int cow_cache_attach(struct cow_disk *disk)
 {
-    struct cow_cache *cache = &disk->cache;
+    disk->cache = disk->backing ? disk->backing->cache : NULL;
+    if (disk->cache)
+        return 0;
+    disk->cache = calloc(1, sizeof(*disk->cache));
+    disk->owns_cache = true;
+    return disk->cache ? 0 : -ENOMEM;
+}
 
-    for (size_t i = 0; i < cache->n_slots; i++) {
+void cow_cache_detach(struct cow_disk *disk)
+{
+    struct cow_cache *cache = disk->cache;
+
+    if (!cache)
+        return;
+    for (size_t i = cache->n_slots; i-- > 0;) {
         struct cow_page *page = cache->slot[i];
         struct cow_table *table = page->table;
 
+        if (table->disk != disk)
+            continue;
         table->page[page->number] = NULL;
         table->moving = false;
+        slot_remove(cache, i);
         if (--table->n_loaded == 0)
-            drop_if_empty(disk, table);
-        free(page);
+            drop_if_empty(table);
     }
-    free(cache->slot);
-    memset(cache, 0, sizeof(*cache));
+    cow_packed_forget(cache->packed, disk);
+    if (disk->owns_cache) {
+        cow_packed_free(cache->packed);
+        free(cache->slot);
+        free(cache);
+    }
+    disk->cache = NULL;
 }

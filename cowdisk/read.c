@@ -34,7 +34,7 @@ static int read_extent(struct cow_disk *disk, struct cow_iter *iter,
                        const struct cow_extent *extent, uint64_t offset)
 {
     switch (extent->kind) {
-    case COW_DATA: return cow_iter_read(iter, disk->fd, extent->length, extent->host);
+    case COW_DATA: return cow_iter_read(iter, cow_data_file(disk), extent->length, extent->host);
     case COW_BACKING: return read_backing(disk, iter, offset, extent->length);
     case COW_PACKED: return read_packed(disk, iter, extent, offset);
     case COW_ZERO: break;

@@ -63,7 +63,7 @@ static int grow_l1(struct cow_disk *disk, uint64_t n_entries)
     r = cow_table_copy(disk, old, grown);
     if (r < 0) {
         cow_table_forget(disk, grown);
-        cow_table_free(disk, grown);
+        cow_table_free(grown);
         return r;
     }
     disk->l1 = grown;
@@ -104,7 +104,7 @@ static int drop_l2(struct cow_disk *disk, uint32_t index)
         return r;
     if (table) {
         cow_table_forget(disk, table);
-        cow_table_free(disk, table);
+        cow_table_free(table);
     }
     offset = entry & QCOW_OFFSET_MASK;
     r = cow_table_set_entry(disk, disk->l1, index, 0);

@@ -130,7 +130,7 @@ static int write_packed(struct packer *p, struct cow_page *page, uint32_t slot, 
         return r;
     sectors = ((p->at + length - 1) >> 9) - (p->at >> 9);
     page->entry[slot] = htobe64(QCOW_COMPRESSED | sectors << offset_bits | p->at);
-    cow_page_dirty(disk, page);
+    cow_page_dirty(page);
     p->at += length;
     return 0;
 }

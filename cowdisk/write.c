@@ -96,7 +96,7 @@ static int run_map(struct cow_disk *disk, const struct run *run)
 {
     int r = 0;
 
-    cow_page_dirty(disk, run->page);
+    cow_page_dirty(run->page);
     cow_file_must_hold(disk, run->first_host, run->n);
     for (uint64_t i = 0; i < run->n; i++) {
         uint64_t *entry = &run->page->entry[run->slot + i], old = be64toh(*entry);

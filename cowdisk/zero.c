@@ -30,7 +30,7 @@ static int set_entries(struct cow_disk *disk, uint64_t cluster, uint64_t n, uint
     if (r < 0)
         return r;
     n = cow_min(n, per_page - slot);
-    cow_page_dirty(disk, page); /* stays in the cache from now on */
+    cow_page_dirty(page); /* stays in the cache from now on */
     for (uint64_t i = 0; i < n; i++) {
         uint64_t old = be64toh(page->entry[slot + i]);
         page->entry[slot + i] = htobe64(value);

@@ -3,7 +3,7 @@
  * libFuzzer target for the image reader and writer: any bytes as a qcow2 file.
  *
  *   clang -g -O1 -fsanitize=fuzzer,address,undefined -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -I. \
- *       tests/fuzz/fuzz-cowdisk.c cowdisk/[a-z]*.c -lxxhash -lz -o fuzz-cowdisk
+ *       tests/fuzz/fuzz-cowdisk.c cowdisk/[a-z]*.c -lxxhash -lz -lzstd -o fuzz-cowdisk
  */
 #include "cowdisk/cowdisk.h"
 

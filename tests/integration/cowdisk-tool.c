@@ -4,7 +4,11 @@
  *
  *   create IMAGE BACKING|- BYTES CLUSTER_BITS       an overlay
  *   dump IMAGE raw|qcow2 BACKING|- OUT              the whole disk into a raw file
- *   random IMAGE BACKING|- MODEL SEED STEPS         random changes to an image and a raw file
+ *   equal IMAGE RAW SNAPSHOT|-                      an image with all that lies under it against
+ *                                                   a raw file: whole, and in random pieces
+ *   snapshots IMAGE                                 id and name of each
+ *   random IMAGE BACKING|- MODEL SEED STEPS         random changes to an image and a raw file;
+ *                                                   BACKING "chain": whatever the image names
  *   base FILE BYTES                                 the backing file for `kill`
  *   kill IMAGE BACKING SEED ROUNDS                  see torture()
  *   fill IMAGE BACKING|-                            write until it fails, twice; see fill()
@@ -50,8 +54,40 @@ static int open_file(const char *path, int flags)
     return fd;
 }
 
+static int open_by_name(void *opaque, const char *path, bool writable, int *ret_fd)
+{
+    int fd = open(path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC);
+
+    (void)opaque;
+    if (fd < 0)
+        return -errno;
+    *ret_fd = fd;
+    return 0;
+}
+
+static struct cow_disk *open_chain(const char *path, const char *snapshot, unsigned flags)
+{
+    struct cow_chain_options options = {
+        .path = path,
+        .flags = flags,
+        .snapshot = strcmp(snapshot, "-") == 0 ? NULL : snapshot,
+        .open_file = open_by_name,
+    };
+    struct cow_disk *disk;
+    struct cow_error err;
+
+    if (cow_chain_open(&disk, &options, &err) < 0) {
+        fprintf(stderr, "cowdisk-tool: %s\n", err.text);
+        exit(1);
+    }
+    return disk;
+}
+
 static struct cow_disk *open_image(const char *path, bool raw, const char *backing, unsigned flags)
 {
+    if (strcmp(backing, "chain") == 0)
+        return open_chain(path, "-", flags);
+
     int backing_fd = open_file(backing, O_RDONLY);
     struct cow_open_options base = {
         .fd = backing_fd, .format = COW_FORMAT_RAW, .flags = COW_RDONLY, .data_fd = -1};
@@ -116,6 +152,82 @@ static int dump(char **a)
             die("write", -errno);
     }
     return cow_close(disk) < 0;
+}
+
+/* What is said to be zeroes is zeroes; every byte is covered. */
+static void compare_map(struct cow_disk *disk, const uint8_t *want)
+{
+    uint64_t size = cow_size(disk);
+
+    for (uint64_t at = 0; at < size;) {
+        struct cow_map map, own;
+        must("map", cow_map_chain(disk, at, size - at, &map));
+        must("map", cow_map(disk, at, map.length, &own));
+        if (map.length == 0 || own.length != map.length)
+            die("extents of no length, or longer through the chain than alone", -EIO);
+        if (map.kind == COW_MAP_ZERO &&
+            (want[at] || memcmp(want + at, want + at + 1, map.length - 1)))
+            die("map says zeroes where there are none", -EIO);
+        at += map.length;
+    }
+}
+
+/* Each byte of the buffers was something else before. */
+static void compare_piece(struct cow_disk *disk, const uint8_t *want, uint64_t offset,
+                          uint64_t length, uint64_t cut)
+{
+    static uint8_t buffer[1 << 20];
+    struct iovec iov[2] = {{.iov_base = buffer, .iov_len = cut},
+                           {.iov_base = buffer + cut, .iov_len = length - cut}};
+
+    for (uint64_t i = 0; i < length; i++)
+        buffer[i] = (uint8_t)~want[offset + i];
+    must("read", cow_preadv(disk, iov, 2, offset));
+    if (memcmp(buffer, want + offset, length) != 0) {
+        fprintf(stderr, "cowdisk-tool: [%llu, +%llu) differs\n", (unsigned long long)offset,
+                (unsigned long long)length);
+        exit(1);
+    }
+}
+
+static int equal(char **a)
+{
+    struct cow_disk *disk = open_chain(a[0], a[2], COW_RDONLY);
+    uint64_t size = cow_size(disk), rng = 1, done = 0;
+    int fd = open_file(a[1], O_RDONLY);
+    const uint8_t *want;
+
+    if ((uint64_t)lseek(fd, 0, SEEK_END) != size)
+        die("the size differs", -EIO);
+    want = mmap(NULL, size, PROT_READ, MAP_SHARED, fd, 0);
+    for (uint64_t at = 0; at < size; at += 1 << 20)
+        compare_piece(disk, want, at, size - at < 1 << 20 ? size - at : 1 << 20, 0);
+    for (int i = 0; i < 1500 && done < 32u << 20; i++) {
+        uint64_t max = next_random(&rng) % 4 ? 9000 : 400000;
+        uint64_t offset = next_random(&rng) % size, length = 1 + next_random(&rng) % max;
+        length = length < size - offset ? length : size - offset;
+        compare_piece(disk, want, offset, length, next_random(&rng) % (length + 1));
+        done += length;
+    }
+    compare_map(disk, want);
+    return cow_close(disk) < 0;
+}
+
+static int snapshots(char **a)
+{
+    int fd = open_file(a[0], O_RDONLY);
+    struct cow_snapshot *list;
+    struct cow_error err;
+    size_t n;
+
+    if (cow_snapshots_read(fd, &list, &n, &err) < 0) {
+        fprintf(stderr, "cowdisk-tool: %s\n", err.text);
+        return 1;
+    }
+    for (size_t i = 0; i < n; i++)
+        printf("%s %s %llu\n", list[i].id, list[i].name, (unsigned long long)list[i].virtual_size);
+    free(list);
+    return 0;
 }
 
 static int random_changes(char **a)
@@ -370,8 +482,10 @@ int main(int argc, char **argv)
         const char *name;
         int (*run)(char **);
         int n;
-    } modes[] = {{"create", create, 4},    {"dump", dump, 4},      {"random", random_changes, 5},
-                 {"kill", kill_rounds, 4}, {"base", make_base, 2}, {"fill", fill, 2}};
+    } modes[] = {{"create", create, 4},         {"dump", dump, 4},
+                 {"equal", equal, 3},           {"snapshots", snapshots, 1},
+                 {"random", random_changes, 5}, {"kill", kill_rounds, 4},
+                 {"base", make_base, 2},        {"fill", fill, 2}};
 
     for (size_t i = 0; i < sizeof(modes) / sizeof(modes[0]); i++) {
         if (argc == modes[i].n + 2 && strcmp(argv[1], modes[i].name) == 0)
