@@ -90,7 +90,7 @@ static void mark_free(struct cow_alloc *alloc, uint64_t cluster)
 
 /* ---- loading --------------------------------------------------------------------------------- */
 
-static int load_block(struct cow_disk *disk, uint64_t chunk, uint64_t entry, uint16_t *block,
+static int load_block(struct cow_disk *disk, uint64_t chunk, uint64_t entry, uint8_t *block,
                       struct cow_error *err)
 {
     struct cow_alloc *alloc = &disk->alloc;
@@ -108,7 +108,7 @@ static int load_block(struct cow_disk *disk, uint64_t chunk, uint64_t entry, uin
         return r;
     }
     for (uint64_t i = 0; i < alloc->per_chunk; i++) {
-        if (block[i]) {
+        if (cow_count_get(block, disk->header.refcount_order, i)) {
             mark_used(alloc, chunk * alloc->per_chunk + i);
             alloc->n_counted++;
         }
@@ -116,7 +116,7 @@ static int load_block(struct cow_disk *disk, uint64_t chunk, uint64_t entry, uin
     return 0;
 }
 
-static int load_blocks(struct cow_disk *disk, uint16_t *block, struct cow_error *err)
+static int load_blocks(struct cow_disk *disk, uint8_t *block, struct cow_error *err)
 {
     struct cow_alloc *alloc = &disk->alloc;
     uint64_t n_entries = disk->rt->bytes / sizeof(uint64_t), entry;
@@ -156,10 +156,10 @@ static int load_blocks(struct cow_disk *disk, uint16_t *block, struct cow_error 
 
 int cow_alloc_load(struct cow_disk *disk, struct cow_error *err)
 {
-    uint16_t *block;
+    uint8_t *block;
     int r;
 
-    disk->alloc.per_chunk = disk->cluster_size / sizeof(uint16_t);
+    disk->alloc.per_chunk = disk->cluster_size * 8 >> disk->header.refcount_order;
     block = malloc(disk->cluster_size);
     if (!block)
         return -ENOMEM;
@@ -459,9 +459,9 @@ static int block_table(struct cow_disk *disk, uint64_t chunk, struct cow_table *
 
 /* The page that holds the refcount of a cluster, and the refcount's place in it. */
 static int count_page(struct cow_disk *disk, uint64_t cluster, struct cow_page **ret_page,
-                      uint16_t **ret_count)
+                      uint64_t *ret_place)
 {
-    uint32_t per_page = disk->page_bytes / sizeof(uint16_t);
+    uint32_t per_page = disk->page_bytes * 8 >> disk->header.refcount_order;
     uint64_t i = cluster % disk->alloc.per_chunk;
     struct cow_table *table;
     int r = block_table(disk, cluster / disk->alloc.per_chunk, &table);
@@ -471,20 +471,22 @@ static int count_page(struct cow_disk *disk, uint64_t cluster, struct cow_page *
     r = cow_page_get(disk, table, (uint32_t)(i / per_page), ret_page);
     if (r < 0)
         return r;
-    *ret_count = (uint16_t *)(*ret_page)->entry + i % per_page;
+    *ret_place = i % per_page;
     return 0;
 }
 
-int cow_refcount_set(struct cow_disk *disk, uint64_t first, uint64_t n, uint16_t count)
+int cow_refcount_set(struct cow_disk *disk, uint64_t first, uint64_t n, unsigned count)
 {
     for (uint64_t i = 0; i < n; i++) {
+        unsigned order = disk->header.refcount_order;
         struct cow_page *page;
-        uint16_t *place;
+        uint64_t place, old;
         int r = count_page(disk, first + i, &page, &place);
         if (r < 0)
             return r;
-        disk->alloc.n_counted += (uint64_t)(count != 0) - (uint64_t)(*place != 0);
-        *place = htobe16(count);
+        old = cow_count_get((const uint8_t *)page->entry, order, place);
+        disk->alloc.n_counted += (uint64_t)(count != 0) - (uint64_t)(old != 0);
+        cow_count_put((uint8_t *)page->entry, order, place, count);
         cow_page_dirty(page);
     }
     return 0;
@@ -492,23 +494,24 @@ int cow_refcount_set(struct cow_disk *disk, uint64_t first, uint64_t n, uint16_t
 
 int cow_refcount_drop(struct cow_disk *disk, uint64_t cluster, bool keep)
 {
+    unsigned order = disk->header.refcount_order;
     struct cow_page *page;
-    uint16_t *place, count;
+    uint64_t place, count;
     int r = count_page(disk, cluster, &page, &place);
 
     if (r < 0)
         return r;
-    count = be16toh(*place);
+    count = cow_count_get((const uint8_t *)page->entry, order, place);
     if (count == 0)
         return -EIO;
-    *place = htobe16(--count);
+    cow_count_put((uint8_t *)page->entry, order, place, --count);
     cow_page_dirty(page);
     if (count == 0) {
         disk->alloc.n_counted--;
         if (!keep)
             freed_add(&disk->alloc, cluster);
     }
-    return count;
+    return count > 0;
 }
 
 int cow_alloc_reserve_block(struct cow_disk *disk, uint64_t cluster)

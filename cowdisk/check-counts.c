@@ -8,37 +8,6 @@
 #include <errno.h>
 #include <stdlib.h>
 
-uint64_t check_count_get(const uint8_t *block, unsigned order, uint64_t i)
-{
-    unsigned bytes = order > 3 ? 1u << (order - 3) : 1;
-    uint64_t v = 0;
-
-    if (order < 3) {
-        uint64_t bit = i << order;
-        return block[bit / 8] >> (bit % 8) & ((1u << (1u << order)) - 1);
-    }
-    for (unsigned k = 0; k < bytes; k++)
-        v = v << 8 | block[i * bytes + k];
-    return v;
-}
-
-bool check_count_put(uint8_t *block, unsigned order, uint64_t i, uint64_t count)
-{
-    unsigned bits = 1u << order, bytes = bits / 8;
-
-    if (bits < 64 && count >> bits)
-        return false;
-    if (order < 3) {
-        uint64_t bit = i << order;
-        unsigned mask = ((1u << bits) - 1) << (bit % 8);
-        block[bit / 8] = (uint8_t)((block[bit / 8] & ~mask) | count << (bit % 8));
-        return true;
-    }
-    for (unsigned k = bytes; k-- > 0; count >>= 8)
-        block[i * bytes + k] = (uint8_t)count;
-    return true;
-}
-
 static bool block_is_there(const struct check *c, uint64_t entry)
 {
     return entry && !(entry & QCOW_RT_RESERVED) && entry % c->cluster_size == 0 &&
@@ -55,7 +24,7 @@ static void take_block(struct check *c, uint64_t first, uint64_t per_block)
         uint64_t cluster = first + i;
         if (cluster >= c->first && cluster < c->first + c->n)
             c->counts[cluster - c->first] =
-                (uint32_t)cow_min(check_count_get(block, order, i), UINT32_MAX);
+                (uint32_t)cow_min(cow_count_get(block, order, i), UINT32_MAX);
     }
 }
 
@@ -98,6 +67,6 @@ uint32_t check_count_of(const struct check *c, uint64_t cluster)
     if (!block_is_there(c, entry) ||
         cow_read_full(c->fd, bytes, sizeof(bytes), entry + bit / 8) < 0)
         return 0;
-    return (uint32_t)cow_min(check_count_get(bytes, order, order < 3 ? bit % 8 >> order : 0),
+    return (uint32_t)cow_min(cow_count_get(bytes, order, order < 3 ? bit % 8 >> order : 0),
                              UINT32_MAX);
 }

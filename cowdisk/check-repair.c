@@ -32,7 +32,7 @@ static bool lower_block(struct check *c, uint64_t first, uint64_t per_block)
         uint64_t at = first + i - c->first;
         if (first + i < c->first || at >= c->n || c->counts[at] <= c->refs[at])
             continue;
-        changed = check_count_put(block, order, i, c->refs[at]) || changed;
+        changed = cow_count_put(block, order, i, c->refs[at]) || changed;
     }
     return changed;
 }
@@ -120,7 +120,7 @@ static int write_block(struct check *c, struct rebuild *b, uint64_t i)
     memset(c->l2, 0, c->cluster_size);
     for (uint64_t k = 0; k < b->per_block; k++) {
         uint64_t count = new_count(c, b, i * b->per_block + k);
-        if (!check_count_put((uint8_t *)c->l2, c->header.refcount_order, k, count))
+        if (!cow_count_put((uint8_t *)c->l2, c->header.refcount_order, k, count))
             return -ERANGE;
         any = any || count;
     }

@@ -77,9 +77,6 @@ int check_set_copied(struct check *c);
 int check_load_counts(struct check *c);
 /* That of one cluster, wherever it is; 0 if it cannot be read. */
 uint32_t check_count_of(const struct check *c, uint64_t cluster);
-uint64_t check_count_get(const uint8_t *block, unsigned order, uint64_t i);
-/* False: the refcount does not fit its width. */
-bool check_count_put(uint8_t *block, unsigned order, uint64_t i, uint64_t count);
 
 /* ---- check-repair.c */
 /* Repairs what the last check_all() found; the result must be found anew. */

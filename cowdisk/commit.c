@@ -11,7 +11,7 @@
  *      refcounts count the new places and not the old ones.
  *   2. The tables are written there. New data was written to free clusters before.
  *   3. fdatasync.
- *   4. One write of 36 bytes in the header's first sector points to the new L1 and refcount tables.
+ *   4. One write of 72 bytes in the header's first sector points to the new L1 and refcount tables.
  *   5. fdatasync. Only now may anything that the old image used be written to.
  *
  * A crash before 4 leaves the old image, after 4 the new one, whole; each is clean for `qemu-img
@@ -19,9 +19,11 @@
  * (data and refcounts, then L2) needs as well. What step 4 relies on is that a disk writes 512
  * bytes or does not.
  *
- * The old place of a table becomes the second place of its next version. It differs from the
- * current one only in the pages that just changed, so a commit writes these and those changed now:
- * a few pages for each table.
+ * A table that a snapshot uses as well loses one reference by its move and stays what it is.
+ *
+ * Otherwise the old place of a table becomes the second place of its next version. It differs from
+ * the current one only in the pages that just changed, so a commit writes these and those changed
+ * now: a few pages for each table.
  *
  * A commit that fails before 3 (a full disk) changed nothing in the image and is simply tried again
  * by the next flush. After a failed fdatasync nobody knows what the file holds (the kernel drops
@@ -122,7 +124,7 @@ void cow_file_must_hold(struct cow_disk *disk, uint64_t first, uint64_t n)
 }
 
 /* Counts the new place, uncounts the old one: pending. */
-static int recount(struct cow_disk *disk, const struct cow_table *table)
+static int recount(struct cow_disk *disk, struct cow_table *table)
 {
     uint64_t n = table_clusters(disk, table);
     int r = cow_refcount_set(disk, table->other >> disk->cluster_bits, n, 1);
@@ -130,10 +132,12 @@ static int recount(struct cow_disk *disk, const struct cow_table *table)
     cow_file_must_hold(disk, table->other >> disk->cluster_bits, n);
     for (uint64_t i = 0; i < n && r >= 0 && table->active; i++) {
         r = cow_refcount_drop(disk, (table->active >> disk->cluster_bits) + i, true);
+        if (r > 0 && table->kind != COW_TABLE_L2)
+            return -EIO; /* nobody can share these */
         if (r > 0)
-            r = -EIO; /* somebody else's as well: not a table we may reuse */
+            table->shared = true;
     }
-    return r;
+    return r < 0 ? r : 0;
 }
 
 static int move_table(struct cow_disk *disk, struct cow_table *table)
@@ -272,38 +276,47 @@ static uint64_t next_place(const struct cow_table *table)
 
 static int switch_header(struct cow_disk *disk)
 {
+    const struct cow_header *h = &disk->header;
     struct {
         uint64_t size;
         uint32_t crypt, l1_size;
         uint64_t l1_offset, rt_offset;
-        uint32_t rt_clusters;
+        uint32_t rt_clusters, n_snapshots;
+        uint64_t snapshots_offset, incompatible, compatible, autoclear;
     } __attribute__((packed)) fields = {
-        .size = htobe64(disk->header.size),
-        .l1_size = htobe32(disk->header.l1_size),
+        .size = htobe64(h->size),
+        .l1_size = htobe32(h->l1_size),
         .l1_offset = htobe64(next_place(disk->l1)),
         .rt_offset = htobe64(next_place(disk->rt)),
         .rt_clusters = htobe32((uint32_t)table_clusters(disk, disk->rt)),
+        .n_snapshots = htobe32(h->n_snapshots),
+        .snapshots_offset = htobe64(h->snapshots_offset),
+        .incompatible = htobe64(h->incompatible),
+        .compatible = htobe64(h->compatible),
+        .autoclear = htobe64(disk->autoclearing ? 0 : h->autoclear),
     };
+    size_t length = (h->version < 3 ? QCOW_H_SNAPSHOTS : QCOW_H_REFCOUNT_ORDER) - QCOW_H_SIZE;
     int r;
 
-    _Static_assert(sizeof(fields) == QCOW_H_SNAPSHOTS - QCOW_H_SIZE, "as in the header");
+    _Static_assert(sizeof(fields) == QCOW_H_REFCOUNT_ORDER - QCOW_H_SIZE, "as in the header");
     disk->unsynced = true;
-    r = cow_write_full(disk->fd, &fields, sizeof(fields), QCOW_H_SIZE);
-    /* 36 bytes of one page: refused for lack of space (copy-on-write file systems), nothing
+    r = cow_write_full(disk->fd, &fields, length, QCOW_H_SIZE);
+    /* Some bytes of one page: refused for lack of space (copy-on-write file systems), nothing
      * changed. */
     if (r < 0 && r != -ENOSPC)
         disk->broken = true;
     return r;
 }
 
-/* The new place is the place; the old one, out of date by this commit's pages, is the second. */
+/* The new place is the place; the old one, out of date by this commit's pages, is the second,
+ * unless it belongs to a snapshot. */
 static void swap_places(struct cow_table *table)
 {
     uint64_t old = table->active;
 
     table->active = table->other;
-    table->other = old;
-    table->moving = false;
+    table->other = table->shared ? 0 : old;
+    table->shared = table->moving = false;
     memset(table->stale, 0, (table->n_pages + 63) / 64 * sizeof(*table->stale));
     for (uint32_t i = 0; i < table->n_pages; i++) {
         if (table->page[i] && table->page[i]->dirty) {
@@ -322,7 +335,9 @@ static void finish(struct cow_disk *disk)
     }
     disk->header.l1_offset = disk->l1->active;
     disk->header.rt_offset = disk->rt->active;
-    disk->resized = false;
+    if (disk->autoclearing)
+        disk->header.autoclear = 0;
+    disk->header_dirty = disk->autoclearing = false;
     cow_alloc_committed(disk);
 }
 
@@ -332,7 +347,7 @@ int cow_commit(struct cow_disk *disk)
 
     if (disk->broken)
         return -EIO;
-    if (disk->n_dirty == 0 && !disk->resized)
+    if (disk->n_dirty == 0 && !disk->header_dirty)
         return disk->unsynced ? sync_or_break(disk) : 0;
     disk->unsynced = true;
     r = cow_alloc_prepare(disk);
@@ -361,6 +376,11 @@ int cow_commit_if_full(struct cow_disk *disk)
 {
     if (disk->broken)
         return -EIO;
+    if (disk->header.autoclear) {
+        int r = cow_autoclear(disk);
+        if (r < 0)
+            return r;
+    }
     if (disk->n_dirty >= COW_MAX_DIRTY_PAGES || disk->alloc.n_freed >= COW_MAX_FREED) {
         int r = cow_commit(disk);
         if (r < 0)

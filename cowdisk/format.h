@@ -68,8 +68,10 @@ enum {
 #define QCOW_EXT_BACKING_FORMAT 0xe2792acau
 #define QCOW_EXT_FEATURE_NAMES  0x6803f857u
 #define QCOW_EXT_DATA_FILE      0x44415441u
+#define QCOW_EXT_BITMAPS        0x23852875u
 
 #define QCOW_COMPAT_LAZY_REFCOUNTS (1ull << 0)
+#define QCOW_AUTOCLEAR_BITMAPS     (1ull << 0)
 #define QCOW_AUTOCLEAR_DATA_RAW    (1ull << 1)
 
 #define QCOW_OFFSET_MASK 0x00fffffffffffe00ull
@@ -97,6 +99,7 @@ struct cow_header {
     uint32_t n_snapshots;
     uint64_t snapshots_offset;
     uint64_t incompatible, compatible, autoclear;
+    uint64_t bitmaps_offset; /* of the contents of the bitmaps extension in the file; 0: none */
     uint32_t refcount_order;
     uint32_t header_length;
     uint8_t compression;

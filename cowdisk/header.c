@@ -204,6 +204,11 @@ static int read_extension(int fd, struct cow_header *h, uint32_t type, uint32_t 
                           uint64_t offset, struct cow_error *err)
 {
     switch (type) {
+    case QCOW_EXT_BITMAPS:
+        if (length < 24)
+            return 0;
+        h->bitmaps_offset = offset;
+        return 0;
     case QCOW_EXT_BACKING_FORMAT:
         return cow_read_full(fd, h->backing_format, cow_min(length, sizeof(h->backing_format) - 1),
                              offset);
@@ -291,22 +296,14 @@ int cow_header_check_writable(const struct cow_header *h, struct cow_error *err)
 {
     const char *why = NULL;
 
-    if (h->version < 3)
-        why = "it is qcow2 version 2";
-    else if (h->incompatible & QCOW_INCOMPAT_CORRUPT)
-        why = "it is marked corrupt: see qemu-img check";
+    if (h->incompatible & QCOW_INCOMPAT_CORRUPT)
+        why = "it is marked corrupt: repair it with vmctl image check --repair all";
     else if (h->incompatible & QCOW_INCOMPAT_DIRTY)
-        why = "its refcounts are out of date: run qemu-img check -r all";
-    else if (h->n_snapshots)
-        why = "it has internal snapshots";
+        why = "its refcounts are out of date: repair it with vmctl image check --repair all";
     else if (h->incompatible & QCOW_INCOMPAT_EXTERNAL_DATA)
         why = "it keeps its data in an external file";
     else if (h->incompatible & QCOW_INCOMPAT_EXTENDED_L2)
         why = "it has subclusters (extended L2 entries)";
-    else if (h->autoclear)
-        why = "it has bitmaps or other features that a write would invalidate";
-    else if (h->refcount_order != QCOW_REFCOUNT_ORDER)
-        why = "its refcounts are not 16 bits wide";
     if (!why)
         return 0;
     cow_fail(err, "the image can only be read: %s", why);

@@ -98,6 +98,7 @@ struct cow_table {
     uint64_t active; /* 0: the image on disk does not have this table yet */
     uint64_t other;  /* 0: none reserved */
     bool moving;     /* the pending refcounts and parent already say `other` */
+    bool shared;     /* a snapshot uses the active place as well: it cannot become `other` */
     uint64_t bytes;
     uint32_t n_pages, n_loaded;
     uint64_t *stale;        /* bitmap: pages of `other` that differ from `active` */
@@ -138,6 +139,12 @@ int cow_table_entry(struct cow_disk *disk, struct cow_table *table, uint64_t ind
 int cow_table_set_entry(struct cow_disk *disk, struct cow_table *table, uint64_t index,
                         uint64_t entry);
 
+/* ---- refcount.c ------------------------------------------------------------------------------ */
+
+uint64_t cow_count_get(const uint8_t *block, unsigned order, uint64_t i);
+/* False: the refcount does not fit its width. */
+bool cow_count_put(uint8_t *block, unsigned order, uint64_t i, uint64_t count);
+
 /* ---- alloc.c --------------------------------------------------------------------------------- */
 
 struct cow_range {
@@ -175,7 +182,7 @@ int cow_alloc_reserve_exactly(struct cow_disk *disk, uint64_t n, uint64_t *ret_f
                               uint64_t *ret_fresh);
 /* Gives back what was reserved and never counted in a committed image. */
 void cow_alloc_release(struct cow_disk *disk, uint64_t first, uint64_t n);
-int cow_refcount_set(struct cow_disk *disk, uint64_t first, uint64_t n, uint16_t count);
+int cow_refcount_set(struct cow_disk *disk, uint64_t first, uint64_t n, unsigned count);
 /* Room for the next version of the refcount block that counts `cluster`. */
 int cow_alloc_reserve_block(struct cow_disk *disk, uint64_t cluster);
 /* Copies the entries of a table to one that is at least as large. */
@@ -184,7 +191,8 @@ int cow_table_copy(struct cow_disk *disk, struct cow_table *from, struct cow_tab
 void cow_table_forget(struct cow_disk *disk, struct cow_table *table);
 /* Gives up a table and its place in the file; nothing refers to it in the pending state. */
 int cow_table_drop(struct cow_disk *disk, struct cow_table *table);
-/* One reference less; at 0 the cluster is free after the next commit, unless `keep` reserves it. */
+/* One reference less; at 0 the cluster is free after the next commit, unless `keep` reserves it.
+ * Whether references are left (1 or 0), or -EIO: there was none. */
 int cow_refcount_drop(struct cow_disk *disk, uint64_t cluster, bool keep);
 /* After a commit: what was freed before it may be used again, its space goes back to the host. */
 void cow_alloc_committed(struct cow_disk *disk);
@@ -241,6 +249,11 @@ void cow_file_must_hold(struct cow_disk *disk, uint64_t first, uint64_t n);
 /* Makes sure that the next commit has room for this table: -ENOSPC now instead of then. */
 int cow_table_reserve(struct cow_disk *disk, struct cow_table *table);
 
+/* ---- autoclear.c ----------------------------------------------------------------------------- */
+
+/* Before the first change: what the image keeps of features that we do not follow is given up. */
+int cow_autoclear(struct cow_disk *disk);
+
 /* ---- zero.c ---------------------------------------------------------------------------------- */
 
 /* [offset, end) reads as zeroes afterwards, also past the end of the disk; `end` is the end of a
@@ -290,7 +303,8 @@ struct cow_disk {
     bool locked, data_locked;
     bool alone;        /* it has a backing file, but was opened without: data cannot be written */
     bool unsynced;     /* written to since the last fdatasync */
-    bool resized;      /* the header has a size that the file does not have yet */
+    bool header_dirty; /* the header has what the file's does not have yet */
+    bool autoclearing; /* the next commit clears the autoclear bits */
     bool broken;       /* the file may lack what was written: only reads from now on */
     int data_fd;       /* external data file; -1: data is in the image */
     uint64_t data_end; /* its length */

@@ -34,11 +34,11 @@ static int commit_size(struct cow_disk *disk, uint64_t size)
     int r;
 
     disk->header.size = size;
-    disk->resized = true;
+    disk->header_dirty = true;
     r = cow_commit(disk);
     if (r < 0) {
         disk->header.size = old;
-        disk->resized = false;
+        disk->header_dirty = false;
         return r;
     }
     disk->size = size;

@@ -181,6 +181,11 @@ int cow_write_iter(struct cow_disk *disk, struct cow_iter *iter, uint64_t offset
     disk->unsynced = true;
     if (disk->raw)
         return write_in_place(disk, iter, offset, length);
+    if (disk->header.autoclear) {
+        int r = cow_autoclear(disk);
+        if (r < 0)
+            return r;
+    }
     while (length > 0) {
         struct cow_extent extent;
         uint64_t done;

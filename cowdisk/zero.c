@@ -44,11 +44,45 @@ static int set_entries(struct cow_disk *disk, uint64_t cluster, uint64_t n, uint
     return 0;
 }
 
+static int zero_bytes(struct cow_disk *disk, uint64_t offset, uint64_t end);
+
+/* Version 2 has no zero clusters. Where nothing lies below, an empty entry is as good; elsewhere
+ * zeroes are written. */
+static int zero_run_v2(struct cow_disk *disk, uint64_t offset, uint64_t length, uint64_t *ret_done)
+{
+    uint64_t below = cow_below(disk, offset), done = 0;
+    int r;
+
+    if (below == 0) {
+        r = set_entries(disk, offset >> disk->cluster_bits, cow_clusters(disk, length), 0, &done);
+        done <<= disk->cluster_bits;
+    } else {
+        done = cow_min(length, cow_clusters(disk, below) << disk->cluster_bits);
+        r = zero_bytes(disk, offset, offset + done);
+    }
+    if (r == 0)
+        *ret_done = done;
+    return r;
+}
+
+static int zero_run(struct cow_disk *disk, uint64_t offset, uint64_t length, uint64_t *ret_done)
+{
+    uint64_t n;
+    int r;
+
+    if (disk->header.version < 3)
+        return zero_run_v2(disk, offset, length, ret_done);
+    r = set_entries(disk, offset >> disk->cluster_bits, cow_clusters(disk, length), QCOW_ZERO, &n);
+    if (r == 0)
+        *ret_done = n << disk->cluster_bits;
+    return r;
+}
+
 static int zero_clusters(struct cow_disk *disk, uint64_t offset, uint64_t end)
 {
     while (offset < end) {
         struct cow_extent extent;
-        uint64_t done;
+        uint64_t done = 0;
         int r = cow_lookup(disk, offset, end - offset, &extent);
         if (r < 0)
             return r;
@@ -56,11 +90,10 @@ static int zero_clusters(struct cow_disk *disk, uint64_t offset, uint64_t end)
             offset += extent.length;
             continue;
         }
-        r = set_entries(disk, offset >> disk->cluster_bits, cow_clusters(disk, extent.length),
-                        QCOW_ZERO, &done);
+        r = zero_run(disk, offset, extent.length, &done);
         if (r < 0)
             return r;
-        offset += cow_min(done << disk->cluster_bits, end - offset);
+        offset += cow_min(done, end - offset);
     }
     return 0;
 }

@@ -9,6 +9,7 @@
  *   snapshots IMAGE                                 id and name of each
  *   random IMAGE BACKING|- MODEL SEED STEPS         random changes to an image and a raw file;
  *                                                   BACKING "chain": whatever the image names
+ *   die IMAGE                                       one write, no flush, then the end
  *   base FILE BYTES                                 the backing file for `kill`
  *   kill IMAGE BACKING SEED ROUNDS                  see torture()
  *   fill IMAGE BACKING|-                            write until it fails, twice; see fill()
@@ -262,6 +263,16 @@ static int random_changes(char **a)
     return cow_close(disk) < 0;
 }
 
+static int die_after_write(char **a)
+{
+    struct cow_disk *disk = open_chain(a[0], "-", 0);
+    static uint8_t data[BLOCK];
+    struct iovec iov = {.iov_base = data, .iov_len = BLOCK};
+
+    must("write", cow_pwritev(disk, &iov, 1, BLOCK));
+    _exit(0);
+}
+
 /* ---- kill ------------------------------------------------------------------------------------ */
 
 /* Shared with the child that is killed: plain memory survives that. */
@@ -485,7 +496,8 @@ int main(int argc, char **argv)
     } modes[] = {{"create", create, 4},         {"dump", dump, 4},
                  {"equal", equal, 3},           {"snapshots", snapshots, 1},
                  {"random", random_changes, 5}, {"kill", kill_rounds, 4},
-                 {"base", make_base, 2},        {"fill", fill, 2}};
+                 {"base", make_base, 2},        {"fill", fill, 2},
+                 {"die", die_after_write, 1}};
 
     for (size_t i = 0; i < sizeof(modes) / sizeof(modes[0]); i++) {
         if (argc == modes[i].n + 2 && strcmp(argv[1], modes[i].name) == 0)
