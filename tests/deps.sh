@@ -8,7 +8,7 @@ build="gcc make pkg-config binutils acpica-tools libevent-dev libxxhash-dev libd
  libsystemd-dev libcap-ng-dev libseccomp-dev libext2fs-dev libblkid-dev zlib1g-dev libzstd-dev libunicorn-dev"
 demo="dbus e2fsprogs fdisk mmdebstrap python3 procps"
 tests="$demo clang-format libcmocka-dev qemu-utils libglib2.0-bin dbus-bin systemd jq bsdutils mount man-db
- nbdkit nbdkit-plugin-dev libnbd-bin"
+ nbdkit nbdkit-plugin-dev libnbd-bin python3-libnbd"
 bench="$tests qemu-system-x86"
 fuzz="clang libclang-rt-14-dev"
 
