@@ -70,3 +70,24 @@ uint32_t check_count_of(const struct check *c, uint64_t cluster)
     return (uint32_t)cow_min(cow_count_get(bytes, order, order < 3 ? bit % 8 >> order : 0),
                              UINT32_MAX);
 }
+
+int check_blocks(struct check *c)
+{
+    uint64_t n_entries = ((uint64_t)c->header.rt_clusters << c->header.cluster_bits) / 8;
+
+    for (uint64_t i = 0; i < n_entries; i++) {
+        uint64_t entry, cluster;
+        int r = cow_read_full(c->fd, &entry, sizeof(entry), c->header.rt_offset + 8 * i);
+        if (r < 0)
+            return r;
+        entry = be64toh(entry);
+        cluster = entry >> c->header.cluster_bits;
+        if (!block_is_there(c, entry) || cluster < c->first || cluster >= c->first + c->n ||
+            c->refs[cluster - c->first] == 1)
+            continue;
+        check_note(c, "refcount block %llu at 0x%llx is used by others, too",
+                   (unsigned long long)i, (unsigned long long)entry);
+        c->need_rebuild = true;
+    }
+    return 0;
+}

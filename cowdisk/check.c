@@ -87,8 +87,10 @@ static void compare(struct check *c)
 
 static int judge_window(struct check *c)
 {
+    int r = check_blocks(c);
+
     compare(c);
-    return check_copied(c);
+    return r < 0 ? r : check_copied(c);
 }
 
 int check_all(struct check *c)

@@ -75,6 +75,8 @@ int check_set_copied(struct check *c);
 
 /* ---- check-counts.c */
 int check_load_counts(struct check *c);
+/* Notes refcount blocks in the window that lie on something else: they must not be written. */
+int check_blocks(struct check *c);
 /* That of one cluster, wherever it is; 0 if it cannot be read. */
 uint32_t check_count_of(const struct check *c, uint64_t cluster);
 
