@@ -23,14 +23,6 @@ struct edit {
     bool full;
 };
 
-static uint32_t get32(const uint8_t *p)
-{
-    uint32_t v;
-
-    memcpy(&v, p, sizeof(v));
-    return be32toh(v);
-}
-
 static void put32(uint8_t *p, uint32_t v)
 {
     v = htobe32(v);
@@ -72,7 +64,7 @@ static void build(struct edit *e, const char *format, bool with_names)
     if (format)
         add_extension(e, QCOW_EXT_BACKING_FORMAT, format, strlen(format));
     while (at + 8 <= end) {
-        uint32_t type = get32(e->old + at), length = get32(e->old + at + 4);
+        uint32_t type = cow_get32(e->old + at), length = cow_get32(e->old + at + 4);
         at += 8;
         if (type == QCOW_EXT_END || length > end - at)
             break;

@@ -12,6 +12,7 @@
 struct target {
     uint64_t offset;
     bool is_l2;
+    bool has_data; /* some of it is not zeroes */
     uint32_t refs, count;
 };
 
@@ -40,14 +41,14 @@ static bool find_numbers(const struct check *c, struct target *target)
     return true;
 }
 
-static int visit(struct check *c, uint64_t entry, bool is_l2, uint64_t at, visit_fn fn)
+static int visit(struct check *c, uint64_t entry, struct target *target, uint64_t at, visit_fn fn)
 {
-    struct target target = {.offset = entry & QCOW_OFFSET_MASK, .is_l2 = is_l2};
     uint64_t wanted;
 
-    if (!find_numbers(c, &target))
+    target->offset = entry & QCOW_OFFSET_MASK;
+    if (!find_numbers(c, target))
         return 0;
-    wanted = fn(c, entry, &target);
+    wanted = fn(c, entry, target);
     if (wanted == entry)
         return 0;
     wanted = htobe64(wanted);
@@ -57,15 +58,19 @@ static int visit(struct check *c, uint64_t entry, bool is_l2, uint64_t at, visit
 static int visit_table(struct check *c, uint64_t entry, uint64_t at, visit_fn fn)
 {
     uint64_t n = c->cluster_size / 8 / c->entry_words, offset;
-    int r = entry & QCOW_OFFSET_MASK ? visit(c, entry, true, at, fn) : 0;
+    struct target table = {.is_l2 = true, .has_data = true};
+    int r = entry & QCOW_OFFSET_MASK ? visit(c, entry, &table, at, fn) : 0;
 
     if (r < 0 || !check_l2_place(c, entry, &offset))
         return r;
     r = cow_read_full(c->fd, c->l2, c->cluster_size, offset);
     for (uint64_t i = 0; i < n && r == 0; i++) {
         uint64_t place = i * c->entry_words, value = be64toh(c->l2[place]);
+        struct target target = {.has_data = !(value & QCOW_ZERO) || c->header.version < 3};
+        if (c->entry_words == 2)
+            target.has_data = (uint32_t)be64toh(c->l2[place + 1]);
         if (check_entry_kind(c, value) == CHECK_ALLOCATED)
-            r = visit(c, value, false, offset + place * 8, fn);
+            r = visit(c, value, &target, offset + place * 8, fn);
     }
     return r;
 }
@@ -94,15 +99,14 @@ int check_copied(struct check *c)
     return check_each_l1(c, look_at_table);
 }
 
-/* A zero cluster that has no valid place is a zero cluster without a place. */
+/* Zeroes that have no valid place are zeroes without a place. */
 static uint64_t clear(struct check *c, uint64_t entry, const struct target *target)
 {
     bool misplaced =
         target->offset % c->cluster_size || target->offset >= c->n_clusters * c->cluster_size;
 
-    if (!target->is_l2 && c->entry_words == 1 && c->header.version >= 3 && entry & QCOW_ZERO &&
-        misplaced)
-        return QCOW_ZERO;
+    if (!target->has_data && misplaced)
+        return c->entry_words == 1 ? QCOW_ZERO : 0;
     return target->refs == 1 ? entry : entry & ~QCOW_COPIED;
 }
 

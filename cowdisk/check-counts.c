@@ -85,8 +85,8 @@ int check_blocks(struct check *c)
         if (!block_is_there(c, entry) || cluster < c->first || cluster >= c->first + c->n ||
             c->refs[cluster - c->first] == 1)
             continue;
-        check_note(c, "refcount block %llu at 0x%llx is used by others, too",
-                   (unsigned long long)i, (unsigned long long)entry);
+        check_note(c, "refcount block %llu at 0x%llx is used by others, too", (unsigned long long)i,
+                   (unsigned long long)entry);
         c->need_rebuild = true;
     }
     return 0;

@@ -23,22 +23,6 @@
 #define AUTOCLEAR_BITMAPS 1ull
 #define BITMAP_FIXED      24u
 
-static uint32_t get32(const uint8_t *p)
-{
-    uint32_t v;
-
-    memcpy(&v, p, sizeof(v));
-    return be32toh(v);
-}
-
-static uint64_t get64(const uint8_t *p)
-{
-    uint64_t v;
-
-    memcpy(&v, p, sizeof(v));
-    return be64toh(v);
-}
-
 static unsigned get16(const uint8_t *p)
 {
     return (unsigned)p[0] << 8 | p[1];
@@ -230,9 +214,9 @@ static int count_frozen(struct check *c, uint64_t index, uint64_t entry, uint64_
 
 static int count_snapshot_l1(struct check *c, uint32_t number, const uint8_t *fixed)
 {
-    uint64_t l1_offset = get64(fixed), l1_size = get32(fixed + 8);
+    uint64_t l1_offset = cow_get64(fixed), l1_size = cow_get32(fixed + 8);
 
-    if (c->header.version >= 3 && get32(fixed + 36) < 16)
+    if (c->header.version >= 3 && cow_get32(fixed + 36) < 16)
         check_problem(c, "snapshot %u lacks the data of version 3", number);
     if (l1_offset % c->cluster_size || l1_size * 8 > MAX_SNAPSHOT_L1) {
         check_problem(c, "snapshot %u has no valid L1 table (0x%llx)", number,
@@ -255,7 +239,7 @@ static int count_snapshots(struct check *c, uint64_t start)
     for (uint32_t i = 0; i < c->header.n_snapshots; i++) {
         uint8_t fixed[SNAPSHOT_FIXED];
         int r = cow_read_full(c->fd, fixed, sizeof(fixed), at);
-        if (r == 0 && (at > c->file_bytes || get32(fixed + 36) > MAX_EXTRA)) {
+        if (r == 0 && (at > c->file_bytes || cow_get32(fixed + 36) > MAX_EXTRA)) {
             check_problem(c, "the snapshot table is not valid from entry %u on", i);
             c->blind = true;
             break;
@@ -264,7 +248,7 @@ static int count_snapshots(struct check *c, uint64_t start)
             r = count_snapshot_l1(c, i, fixed);
         if (r < 0)
             return r;
-        at += SNAPSHOT_FIXED + get32(fixed + 36) + get16(fixed + 12) + get16(fixed + 14);
+        at += SNAPSHOT_FIXED + cow_get32(fixed + 36) + get16(fixed + 12) + get16(fixed + 14);
         at = (at + 7) & ~7ull;
     }
     if (c->header.n_snapshots)
@@ -312,10 +296,10 @@ static int count_bitmap_directory(struct check *c, uint64_t offset, uint64_t siz
         uint8_t fixed[BITMAP_FIXED];
         int r = cow_read_full(c->fd, fixed, sizeof(fixed), at);
         if (r == 0)
-            r = count_bitmap_table(c, get64(fixed), get32(fixed + 8));
+            r = count_bitmap_table(c, cow_get64(fixed), cow_get32(fixed + 8));
         if (r < 0)
             return r;
-        at += (BITMAP_FIXED + get32(fixed + 20) + get16(fixed + 18) + 7ull) & ~7ull;
+        at += (BITMAP_FIXED + cow_get32(fixed + 20) + get16(fixed + 18) + 7ull) & ~7ull;
     }
     return 0;
 }
@@ -332,11 +316,12 @@ static int count_bitmaps(struct check *c)
         int r = cow_read_full(c->fd, ext, sizeof(ext), at);
         if (r < 0)
             return r;
-        if (get32(ext) == QCOW_EXT_END)
+        if (cow_get32(ext) == QCOW_EXT_END)
             break;
-        if (get32(ext) == EXT_BITMAPS && get32(ext + 4) >= 24)
-            return count_bitmap_directory(c, get64(ext + 24), get64(ext + 16), get32(ext + 8));
-        at += 8 + ((get32(ext + 4) + 7ull) & ~7ull);
+        if (cow_get32(ext) == EXT_BITMAPS && cow_get32(ext + 4) >= 24)
+            return count_bitmap_directory(c, cow_get64(ext + 24), cow_get64(ext + 16),
+                                          cow_get32(ext + 8));
+        at += 8 + ((cow_get32(ext + 4) + 7ull) & ~7ull);
     }
     return 0;
 }
@@ -372,7 +357,6 @@ static int count_structures(struct check *c)
 
 int check_count_references(struct check *c)
 {
-    uint8_t start[8];
     int r;
 
     memset(c->refs, 0, c->n * sizeof(*c->refs));
@@ -380,9 +364,7 @@ int check_count_references(struct check *c)
     refer(c, c->header.l1_offset, c->header.l1_size * 8ull, "the L1 table");
     r = check_each_l1(c, count_active);
     if (r == 0)
-        r = cow_read_full(c->fd, start, sizeof(start), QCOW_H_SNAPSHOTS_OFFSET);
-    if (r == 0)
-        r = count_snapshots(c, get64(start));
+        r = count_snapshots(c, c->header.snapshots_offset);
     if (r == 0)
         r = count_bitmaps(c);
     if (r == 0 && !c->no_structures)

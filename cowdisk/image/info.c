@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "cowdisk/internal.h"
@@ -200,8 +201,39 @@ int image_check(struct image *image)
 
 /* ---- snapshots ------------------------------------------------------------------------------- */
 
+static const struct image_column snapshot_columns[] = {
+    {"id", "ID", KIND_TEXT},          {"name", "NAME", KIND_TEXT},     {"size", "SIZE", KIND_SIZE},
+    {"vm_state", "STATE", KIND_SIZE}, {"created", "TAKEN", KIND_TIME}, {0},
+};
+
+static json_t *snapshot_row(const struct cow_snapshot *snapshot)
+{
+    uint64_t taken = snapshot->date_sec * 1000000 + snapshot->date_nsec / 1000;
+    json_t *row = json_object();
+
+    json_object_set_new(row, "id", text(snapshot->id));
+    json_object_set_new(row, "name", text(snapshot->name));
+    json_object_set_new(row, "size", json_integer((json_int_t)snapshot->virtual_size));
+    json_object_set_new(row, "vm_state", json_integer((json_int_t)snapshot->vm_state_bytes));
+    json_object_set_new(row, "created", json_integer((json_int_t)taken));
+    return row;
+}
+
 int image_snapshots(struct image *image)
 {
-    (void)image;
-    return -ENOTSUP;
+    struct cow_snapshot *list;
+    size_t n;
+    json_t *rows;
+    int r = refuse_in_use(image);
+
+    if (r == 0)
+        r = cow_snapshots_read(image_first(image), &list, &n, &image->err);
+    if (r < 0)
+        return r;
+    rows = json_array();
+    for (size_t i = 0; i < n; i++)
+        json_array_append_new(rows, snapshot_row(&list[i]));
+    free(list);
+    image_print_rows(image, rows, snapshot_columns);
+    return 0;
 }

@@ -22,6 +22,7 @@ VARIANTS = [
     "-o cluster_size=512", "-o cluster_size=4k", "-o cluster_size=64k", "-c -o cluster_size=4k",
     "-o cluster_size=4k,refcount_bits=1", "-o cluster_size=4k,refcount_bits=2", "-o cluster_size=4k,refcount_bits=8",
     "-o cluster_size=4k,refcount_bits=64", "-o cluster_size=4k,compat=0.10", "-o cluster_size=4k,lazy_refcounts=on",
+    "-o cluster_size=16k,extended_l2=on", "-c -o cluster_size=4k,compression_type=zstd",
 ]
 
 
@@ -139,7 +140,9 @@ def repair(number, mutant, before, what):
     ours, theirs = f"{WORK}/ours", f"{WORK}/theirs"
     shutil.copy(mutant, ours)
     shutil.copy(mutant, theirs)
-    old = content(mutant)
+    # Where a table is data, too, a repaired flag of it is data that changes.
+    twice = any(" times," in problem for problem in our_check(mutant)[1].get("problems", []))
+    old = None if twice else content(mutant)
     said, _ = our_check(ours, f"--repair={what}")
     shell(f"qemu-img check -r {what} -f qcow2 {theirs}")
     after, limit = qemu_check(ours)[0], qemu_check(theirs)[0]
@@ -150,9 +153,8 @@ def repair(number, mutant, before, what):
     if said == CLEAN and after != CLEAN:
         fail(number, f"we say it is repaired, QEMU says {after}")
     if old:
-        # Where a table is data, too, its flags are; QEMU's repair changes the same then.
-        new, other = content(ours), content(theirs)
-        if not new or (shell(f"cmp {old} {new}").returncode and other and not shell(f"cmp {old} {other}").returncode):
+        new = content(ours)
+        if not new or shell(f"cmp {old} {new}").returncode:
             fail(number, f"repair of {what} changed data")
     return after
 
