@@ -102,6 +102,10 @@ class Trio:
         size = max(size, 512 * 1024)
         run(IMAGE, "resize", self.ours, f"--size={size}", "--shrink")
         run("qemu-img", "resize", "-q", "-f", "qcow2", "--shrink", self.twin, str(size))
+        # QEMU shows again what a shrunk disk had in its last cluster.
+        end = min(size, -(-self.size // self.cluster) * self.cluster)
+        if end > self.size:
+            run("qemu-io", "-f", "qcow2", "-c", f"write -z {self.size} {end - self.size}", self.twin)
         os.ftruncate(self.fd, size)
         self.size = size
 

@@ -148,7 +148,10 @@ def repair(number, mutant, before, what):
     after, limit = qemu_check(ours)[0], qemu_check(theirs)[0]
     if BAD[after] > BAD[before]:
         fail(number, f"our repair of {what} made it worse: {before}, then {after}")
-    if what == "all" and BAD[after] > BAD[limit]:
+    with open(mutant, "rb") as source:
+        version = source.read(8)[7]
+    # In version 2 a zero flag means nothing; QEMU repairs as if it did.
+    if what == "all" and version > 2 and BAD[after] > BAD[limit]:
         fail(number, f"after repair of all it is {after}, after QEMU's {limit}")
     if said == CLEAN and after != CLEAN:
         fail(number, f"we say it is repaired, QEMU says {after}")
