@@ -173,6 +173,10 @@ static int check_request(const struct cow_disk *disk, uint64_t size, unsigned fl
                  (unsigned long long)size);
         return -EINVAL;
     }
+    if (!disk->raw && disk->header.version < 3 && disk->header.n_snapshots) {
+        cow_fail(err, "snapshots of a version 2 image do not know their size: convert it first");
+        return -ENOTSUP;
+    }
     if (size < disk->size && !(flags & COW_SHRINK)) {
         cow_fail(err, "the disk has %llu bytes; to make it smaller would cut data off",
                  (unsigned long long)disk->size);
@@ -192,6 +196,8 @@ int cow_resize(struct cow_disk *disk, uint64_t size, unsigned flags, struct cow_
     if (r == 0 && disk->raw)
         r = resize_raw(disk, size, err);
     else if (r == 0)
+        r = cow_commit_if_full(disk); /* bitmaps go: they are for the old size */
+    if (r == 0 && !disk->raw)
         r = cow_commit(disk);
     if (r == 0 && !disk->raw)
         r = size > disk->size ? grow(disk, size, err) : shrink(disk, size);

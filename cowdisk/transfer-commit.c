@@ -14,6 +14,10 @@ static int check_disks(const struct cow_disk *overlay, struct cow_error *err)
         cow_fail(err, "the image has no backing file to commit to");
         return -EINVAL;
     }
+    if (overlay->header.n_snapshots) {
+        cow_fail(err, "its snapshots read from the backing file as it is: convert them first");
+        return -ENOTSUP;
+    }
     if (!overlay->writable || !overlay->backing->writable) {
         cow_fail(err, "the image or its backing file is not open for writing");
         return -EROFS;

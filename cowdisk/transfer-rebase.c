@@ -106,11 +106,15 @@ static int copy_all(struct rebase *b)
     return 0;
 }
 
-static int check_disk(const struct cow_disk *disk, struct cow_error *err)
+static int check_disk(const struct cow_disk *disk, bool unsafe, struct cow_error *err)
 {
     if (disk->raw) {
         cow_fail(err, "a raw image has no backing file");
         return -EINVAL;
+    }
+    if (disk->header.n_snapshots && !unsafe) {
+        cow_fail(err, "its snapshots read from the old backing file: convert them first");
+        return -ENOTSUP;
     }
     if (!disk->writable) {
         cow_fail(err, "the image is not open for writing");
@@ -129,7 +133,7 @@ int cow_rebase(struct cow_disk *disk, const struct cow_rebase_options *options,
     if (!b.other)
         r = -ENOMEM;
     if (r == 0)
-        r = check_disk(disk, err);
+        r = check_disk(disk, options->unsafe, err);
     if (r == 0 && !options->unsafe)
         r = disk->alone ? -EROFS : copy_all(&b);
     if (r == 0) {
