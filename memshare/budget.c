@@ -8,7 +8,7 @@
 
 #define BURST_NS     20000000 /* CPU time that may be saved up */
 #define MAX_SLEEP_NS 200000000
-#define MIN_SLEEP_NS 1000000 /* shorter debts are carried on to the next charge */
+#define SLICE_NS     2000000 /* less debt is carried on: short slices run on cold caches */
 
 static uint64_t clock_ns(clockid_t clock)
 {
@@ -65,8 +65,8 @@ uint64_t ms_budget_charge(struct ms_budget *budget)
     budget->cpu_ns = cpu;
     if (percent >= 100 || budget->credit_ns >= 0)
         return 0;
-    debt_ns = percent ? (uint64_t)-budget->credit_ns * 100 / percent : MAX_SLEEP_NS;
-    if (debt_ns < MIN_SLEEP_NS)
+    if (percent && budget->credit_ns > -SLICE_NS)
         return 0;
+    debt_ns = percent ? (uint64_t)-budget->credit_ns * 100 / percent : MAX_SLEEP_NS;
     return debt_ns < MAX_SLEEP_NS ? debt_ns : MAX_SLEEP_NS;
 }

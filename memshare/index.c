@@ -54,6 +54,11 @@ static uint64_t place_of(const struct ms_index *index, uint64_t hash)
     return i;
 }
 
+void ms_index_expect(const struct ms_index *index, uint64_t hash)
+{
+    __builtin_prefetch(&index->entry[home_of(index, hash)], 1);
+}
+
 struct ms_entry *ms_index_find(const struct ms_index *index, uint64_t hash)
 {
     struct ms_entry *entry = &index->entry[place_of(index, hash)];

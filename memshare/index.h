@@ -43,6 +43,8 @@ int ms_index_init(struct ms_index *index);
 void ms_index_free(struct ms_index *index);
 uint64_t ms_index_bytes(const struct ms_index *index);
 
+/* `hash` will be looked for soon: the processor may fetch where it stands. */
+void ms_index_expect(const struct ms_index *index, uint64_t hash);
 /* The entry of `hash` or NULL; valid until the next insert or removal. */
 struct ms_entry *ms_index_find(const struct ms_index *index, uint64_t hash);
 /* Remembers a first offer. -ENOMEM when there is no room: the offer is not remembered. */

@@ -2,16 +2,18 @@
 /*
  * Merging runs of pages: read, freeze, compare, remap, fill in.
  *
- * What a run is to become is read into a buffer while the guest runs. Then the guest is frozen,
- * every byte is compared with the buffer, and what is equal is mapped anew in one step; then the
- * guest goes on, and the page tables of the new mappings are filled. The content of a slot we hold
- * a reference to, of a template and of a memory image never changes, so the buffer is what the
- * mapping shows. A freeze ends after FREEZE_NS of work, the rest of the batch waits for another.
- * Nothing that may block happens in a freeze: references are given back afterwards. MAP_POPULATE
- * would make private copies and is never used.
+ * What a run is to become is brought into memory while the guest runs: long runs of the pool into a
+ * mapping of the store, others into a buffer, files always, for one may be cut short under a
+ * mapping.
+ * Then the guest is frozen, every byte is compared with that, and what is equal is mapped anew in
+ * one step; then the guest goes on, and the page tables of the new mappings are filled. The content
+ * of a slot we hold a reference to, of a template and of a memory image never changes, so what was
+ * compared is what the mapping shows. A freeze ends after FREEZE_NS of work, the rest of the batch
+ * waits for another. Nothing that may block happens in a freeze: references are given back
+ * afterwards. MAP_POPULATE would make private copies and is never used.
  *
- * If the kernel fails to map after it has removed the old pages, they are written back from the
- * buffer, which has the same bytes: the guest never sees a hole.
+ * If the kernel fails to map after it has removed the old pages, they are written back from what
+ * they were compared with, which has the same bytes: the guest never sees a hole.
  */
 #include "memshare/scanner.h"
 
@@ -20,13 +22,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ 22
-#endif
-
-#define FREEZE_NS    300000 /* of work; one run more may be under way when it is reached */
-#define FREEZE_TRIES 10
-#define RETRY_NS     1000000
+#define FREEZE_NS      300000 /* of work; one run more may be under way when it is reached */
+#define FREEZE_TRIES   10
+#define VIEW_LEAST_RUN 4 /* pages; to bring fewer into view costs more than to copy them */
+#define RETRY_NS       1000000
 
 /* ---- the budget of mappings ---- */
 
@@ -92,6 +91,10 @@ static int read_content(struct ms_scanner *scanner, struct ms_run *run)
     run->done = 0;
     if (run->source == MS_FROM_ZERO)
         return 0;
+    run->content = NULL;
+    if (run->source == MS_FROM_POOL && run->n >= VIEW_LEAST_RUN &&
+        ms_view_bring(&scanner->view, fd, run->index, run->n) == 0)
+        return 0;
     run->content = scanner->batch.content + (size_t)scanner->batch.closed * MS_PAGE_SIZE;
     while (have < length) {
         ssize_t n = pread(fd, run->content + have, length - have, offset + (off_t)have);
@@ -113,6 +116,15 @@ static int read_content(struct ms_scanner *scanner, struct ms_run *run)
 
 /* ---- in the freeze ---- */
 
+/* What page `i` of the run is to become. */
+static const uint8_t *content_of(const struct ms_scanner *scanner, const struct ms_run *run,
+                                 uint32_t i)
+{
+    if (!run->content)
+        return ms_view_at(&scanner->view, run->index + i);
+    return run->content + (size_t)i * MS_PAGE_SIZE;
+}
+
 bool ms_is_zero_page(const void *page)
 {
     static const uint8_t zero[MS_PAGE_SIZE];
@@ -130,7 +142,7 @@ static bool is_equal(const struct ms_scanner *scanner, const struct ms_run *run,
         return false;
     if (run->source == MS_FROM_ZERO)
         return ms_is_zero_page(ram);
-    return memcmp(ram, run->content + (size_t)i * MS_PAGE_SIZE, MS_PAGE_SIZE) == 0;
+    return memcmp(ram, content_of(scanner, run, i), MS_PAGE_SIZE) == 0;
 }
 
 static bool all_of(const struct ms_scanner *scanner, uint64_t page, uint32_t n, enum ms_kind kind)
@@ -212,7 +224,7 @@ static int map_in(struct ms_scanner *scanner, struct ms_run *run, uint32_t first
         return 0;
     }
     r = -errno;
-    put_back(scanner, page, n, run->content + (size_t)first * MS_PAGE_SIZE);
+    put_back(scanner, page, n, content_of(scanner, run, first));
     return r;
 }
 
@@ -284,16 +296,11 @@ static int freeze_and_merge(struct ms_scanner *scanner, uint32_t *next)
 
 /* ---- after it ---- */
 
-/* Fills the page tables of what was mapped, so that neither the guest nor the ledger waits for it.
- * Old kernels cannot be asked to, but a look does it. */
+/* Fills the page tables of what was mapped, so that neither the guest nor the ledger waits for it:
+ * a look does that, for the pages around as well. */
 static void fill_in(struct ms_scanner *scanner, uint64_t page, uint32_t n)
 {
-    uint8_t *ram = ms_ram_page(scanner, page);
-
-    if (madvise(ram, (size_t)n * MS_PAGE_SIZE, MADV_POPULATE_READ) == 0 || errno != EINVAL)
-        return;
-    for (uint32_t i = 0; i < n; i++)
-        (void)*(volatile uint8_t *)(ram + (size_t)i * MS_PAGE_SIZE);
+    ms_touch(ms_ram_page(scanner, page), n);
 }
 
 static void fill_in_run(struct ms_scanner *scanner, const struct ms_run *run)

@@ -155,14 +155,39 @@ int ms_pagemap_arm(const struct ms_pagemap *pagemap, void *start, uint64_t n)
     return ioctl(pagemap->fd, SCAN_IOCTL, &arg) < 0 ? -errno : 0;
 }
 
+static uint8_t class_of_categories(uint64_t categories)
+{
+    uint8_t flags = 0;
+
+    if (categories & SCAN_FILE)
+        return MS_FILE; /* also while the kernel moves it, when it is not "present" */
+    if (categories & SCAN_SWAPPED)
+        return MS_SWAPPED;
+    if (!(categories & SCAN_PRESENT) || (categories & SCAN_PFNZERO))
+        return MS_ABSENT;
+    if (categories & SCAN_ALLOWED)
+        flags = MS_TRACKED | (categories & SCAN_WRITTEN ? MS_WRITTEN : 0);
+    return MS_OWN | flags;
+}
+
+static void note_regions(const struct scan_region *region, int n, uint64_t start,
+                         uint8_t *ret_class)
+{
+    for (int i = 0; i < n; i++)
+        memset(ret_class + (region[i].start - start) / MS_PAGE_SIZE,
+               class_of_categories(region[i].categories),
+               (region[i].end - region[i].start) / MS_PAGE_SIZE);
+}
+
 /* With a list of regions to fill, the kernel takes care to protect only what matches. */
 int ms_pagemap_arm_all(const struct ms_pagemap *pagemap, void *start, uint64_t n,
-                       uint64_t *ret_armed)
+                       uint8_t *ret_class)
 {
     struct scan_region region[SCAN_REGIONS];
-    uint64_t at = (uint64_t)(uintptr_t)start, end = at + n * MS_PAGE_SIZE, armed = 0;
+    uint64_t first = (uint64_t)(uintptr_t)start, end = first + n * MS_PAGE_SIZE;
 
-    while (at < end) {
+    memset(ret_class, MS_ABSENT, n);
+    for (uint64_t at = first; at < end;) {
         struct scan_arg arg = {
             .size = sizeof(arg),
             .flags = SCAN_PROTECT,
@@ -172,19 +197,17 @@ int ms_pagemap_arm_all(const struct ms_pagemap *pagemap, void *start, uint64_t n
             .vec_len = SCAN_REGIONS,
             .category_inverted = SCAN_PFNZERO,
             .category_mask = SCAN_PRESENT | SCAN_WRITTEN | SCAN_PFNZERO,
-            .return_mask = SCAN_PRESENT,
+            .return_mask = SCAN_PRESENT | SCAN_ALLOWED | SCAN_FILE,
         };
         int found = ioctl(pagemap->fd, SCAN_IOCTL, &arg);
 
         if (found < 0)
             return -errno;
-        for (int i = 0; i < found; i++)
-            armed += (region[i].end - region[i].start) / MS_PAGE_SIZE;
+        note_regions(region, found, first, ret_class);
         if (arg.walk_end <= at)
             return -EIO; /* no progress: never loop on it */
         at = arg.walk_end;
     }
-    *ret_armed = armed;
     return 0;
 }
 
@@ -204,21 +227,6 @@ uint64_t ms_pagemap_anonymous(const struct ms_pagemap *pagemap)
     return resident > file ? resident - file : 0;
 }
 
-static uint8_t class_of_categories(uint64_t categories)
-{
-    uint8_t flags = 0;
-
-    if (categories & SCAN_FILE)
-        return MS_FILE; /* also while the kernel moves it, when it is not "present" */
-    if (categories & SCAN_SWAPPED)
-        return MS_SWAPPED;
-    if (!(categories & SCAN_PRESENT) || (categories & SCAN_PFNZERO))
-        return MS_ABSENT;
-    if (categories & SCAN_ALLOWED)
-        flags = MS_TRACKED | (categories & SCAN_WRITTEN ? MS_WRITTEN : 0);
-    return MS_OWN | flags;
-}
-
 static int classify_by_scan(const struct ms_pagemap *pagemap, uint64_t start, uint64_t n,
                             bool files, uint8_t *ret_class)
 {
@@ -232,10 +240,7 @@ static int classify_by_scan(const struct ms_pagemap *pagemap, uint64_t start, ui
 
         if (found < 0)
             return found;
-        for (int i = 0; i < found; i++)
-            memset(ret_class + (region[i].start - start) / MS_PAGE_SIZE,
-                   class_of_categories(region[i].categories),
-                   (region[i].end - region[i].start) / MS_PAGE_SIZE);
+        note_regions(region, found, start, ret_class);
         if (walked <= at)
             return -EIO; /* no progress: never loop on it */
         at = walked;

@@ -54,9 +54,11 @@ int ms_pagemap_classify(const struct ms_pagemap *pagemap, const void *start, uin
  * tracked and written now. Others are left alone. A first write then costs the guest about a
  * microsecond. */
 int ms_pagemap_arm(const struct ms_pagemap *pagemap, void *start, uint64_t n);
-/* The same for all of `n` pages, and says how many there were. */
+/* The same for all of `n` pages of which none is armed, and tells their classes as
+ * ms_pagemap_classify() does with `files`: in one walk of the page tables. What is armed now is not
+ * MS_WRITTEN. What is not tracked is told as MS_ABSENT. */
 int ms_pagemap_arm_all(const struct ms_pagemap *pagemap, void *start, uint64_t n,
-                       uint64_t *ret_armed);
+                       uint8_t *ret_class);
 /* New anonymous memory in place of old: tracked like its neighbours, so that they are one mapping.
  * Does nothing if nothing is tracked. */
 void ms_pagemap_track(const struct ms_pagemap *pagemap, void *start, uint64_t n);

@@ -96,6 +96,22 @@ static int look_at_tables(struct ms_scanner *scanner, uint64_t first, uint64_t n
     return 0;
 }
 
+/* The same in the first pass, where nothing is known yet: arms all that is there, so that it can be
+ * looked at without waiting for the next pass. */
+static int take_stock(struct ms_scanner *scanner, uint64_t first, uint64_t n)
+{
+    int r = ms_pagemap_arm_all(&scanner->pagemap, ms_ram_page(scanner, first), n,
+                               scanner->window_class);
+
+    for (uint64_t i = 0; r == 0 && i < n; i++) {
+        if (class_at(scanner, i) != MS_OWN)
+            continue;
+        note_split(scanner, first + i);
+        scanner->pages.state[first + i] |= MS_ARMED;
+    }
+    return r;
+}
+
 static uint64_t window_at(const struct ms_scanner *scanner, uint64_t first)
 {
     return scanner->n_pages - first < MS_WINDOW ? scanner->n_pages - first : MS_WINDOW;
@@ -352,8 +368,13 @@ static void scan_window(struct ms_scanner *scanner, uint64_t first, uint64_t n)
 {
     uint64_t pass = atomic_load(&scanner->passes);
     uint64_t arm_first = first, arm_end = first;
+    int r;
 
-    if (look_at_tables(scanner, first, n, scanner->pass_splits) < 0)
+    if (scanner->known || scanner->pagemap.uffd < 0)
+        r = look_at_tables(scanner, first, n, scanner->pass_splits);
+    else
+        r = take_stock(scanner, first, n);
+    if (r < 0)
         return;
     for (uint64_t i = 0; i < n; i++) {
         scanner->pass_resident += class_at(scanner, i) == MS_OWN || class_at(scanner, i) == MS_FILE;
@@ -371,33 +392,15 @@ static void scan_window(struct ms_scanner *scanner, uint64_t first, uint64_t n)
     arm(scanner, arm_first, arm_end);
 }
 
-/* The first pass after a connection, where nothing is known yet: everything is armed, and what is
- * not written until the next pass will be looked at then. */
-static bool arm_everything(struct ms_scanner *scanner)
-{
-    uint64_t armed;
-
-    if (scanner->known || scanner->pagemap.uffd < 0)
-        return false;
-    scanner->known = true;
-    if (ms_pagemap_arm_all(&scanner->pagemap, scanner->ram, scanner->n_pages, &armed) < 0)
-        return false;
-    scanner->pass_fresh = armed;
-    scanner->pass_resident = armed + scanner->pages.n_shared;
-    return true;
-}
-
 void ms_scan_pass(struct ms_scanner *scanner)
 {
     scanner->pass_splits = splits_due(scanner);
-    if (scanner->pass_splits)
+    if (scanner->pass_splits || !scanner->known)
         note_look(scanner);
     scanner->pass_merged = 0;
     scanner->pass_fresh = 0;
     scanner->pass_resident = 0;
     note_all_gone(scanner);
-    if (arm_everything(scanner))
-        return;
     for (uint64_t first = 0; first < scanner->n_pages; first += MS_WINDOW) {
         if (ms_scanner_interrupted(scanner))
             break;
@@ -406,6 +409,7 @@ void ms_scan_pass(struct ms_scanner *scanner)
         ms_scanner_pay(scanner);
         ms_scan_hints(scanner);
     }
+    scanner->known |= !ms_scanner_interrupted(scanner);
     ms_flush_offers(scanner);
     ms_merge_flush(scanner);
     note_all_gone(scanner);

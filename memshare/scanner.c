@@ -30,6 +30,7 @@
 #define BUSY_FRACTION   20  /* less than 1/20 of resident, but */
 #define AT_REST         MS(1000) /* between looks at whether there is something to do */
 #define HINT_GATHER     MS(10)   /* device reads come in swarms */
+#define LOOK_NS         20       /* a look at a page for splits, about */
 #define QUIET_FRACTION  200      /* less than 1/200 of resident is (almost) nothing */
 
 /* ---- life ---- */
@@ -107,6 +108,7 @@ int ms_scanner_new_with(struct ms_scanner **ret_scanner, const struct ms_scanner
     scanner->connect_sock = -1;
     scanner->connect_pool_fd = -1;
     scanner->at_rest_ns = AT_REST;
+    scanner->splits_cost_ns = scanner->n_pages * LOOK_NS; /* until it is known */
     pthread_mutex_init(&scanner->connect_lock, NULL);
     ms_hints_init(&scanner->hints);
     ms_budget_init(&scanner->budget, config->budget_percent);
@@ -143,6 +145,7 @@ void ms_scanner_free(struct ms_scanner *scanner)
 {
     if (!scanner)
         return;
+    ms_view_close(&scanner->view);
     ms_link_close(&scanner->link);
     close_tokens(scanner);
     close_fd(scanner->connect_sock);
@@ -285,6 +288,7 @@ void ms_scanner_sleep(struct ms_scanner *scanner, uint64_t ns, bool with_link)
     uint64_t now = ms_now_ns();
     uint64_t until = now + ns;
 
+    ms_view_release(&scanner->view);
     while (now < until && !ms_scanner_interrupted(scanner)) {
         if (wait_event(scanner, until - now, with_link) && with_link)
             return;
@@ -316,6 +320,7 @@ static bool retire_link(struct ms_scanner *scanner)
         atomic_store(&scanner->n_tokens, n + 1);
         link->sock = -1;
     }
+    ms_view_close(&scanner->view);
     ms_link_close(link);
     return true;
 }

@@ -26,6 +26,7 @@
 #include "memshare/memshare.h"
 #include "memshare/pagemap.h"
 #include "memshare/pages.h"
+#include "memshare/view.h"
 
 #define MS_WINDOW           1024u /* pages classified at a time */
 #define MS_RUN_MAX          64u   /* pages of a run: one remap, so one step of a freeze */
@@ -42,7 +43,7 @@ struct ms_run {
     uint32_t n;
     uint64_t page;
     uint32_t index;   /* page of the memory image, template block or slot of its first page */
-    uint8_t *content; /* [n] pages in the batch's buffer */
+    uint8_t *content; /* [n] pages in the batch's buffer; NULL: slots of the pool, see view.h */
     uint64_t done;    /* bit i: page + i was remapped */
     bool again;       /* the pages are of the pool already; they get other slots */
 };
@@ -72,6 +73,7 @@ struct ms_scanner {
     struct ms_pagemap pagemap; /* any thread */
     struct ms_budget budget;
     struct ms_link link;
+    struct ms_view view;   /* of the link's pool */
     pthread_t thread;      /* that runs the scanner */
     struct ms_hints hints; /* own lock */
     struct ms_batch batch;

@@ -21,6 +21,7 @@
 
 #define SERVE_MAX 32 /* messages of one client before others get their turn */
 #define PIECE_MAX 2u
+#define EXPECT    8u /* offers ahead of the one being answered that memory is fetched for */
 
 __attribute__((format(printf, 2, 3))) static int broken(struct ms_client *client,
                                                         const char *format, ...)
@@ -204,6 +205,8 @@ static int serve_offer(struct ms_client *client, const struct ms_msg_offer *msg)
     for (uint32_t i = 0; i < msg->head.count; i++, run--) {
         if (!run)
             run = run_at(msg, i);
+        if (i + EXPECT < msg->head.count)
+            ms_index_expect(&pool->index, msg->offer[i + EXPECT].hash);
         answer[i] = answer_offer(client, &msg->offer[i], run);
         client->wanted[i] = answer[i] == MS_SLOT_PUBLISH;
         client->wanted_hash[i] = msg->offer[i].hash;
