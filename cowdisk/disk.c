@@ -161,6 +161,7 @@ static int open_qcow(struct cow_disk *disk, const struct cow_open_options *o, st
         return -ENOTSUP;
     }
     set_geometry(disk);
+    cow_trace_prepare(disk);
     return load_tables(disk, err);
 }
 
@@ -185,6 +186,7 @@ static void disk_free(struct cow_disk *disk)
         cow_table_free(disk->rt);
         cow_alloc_unload(disk);
     }
+    cow_trace_free(disk);
     free(disk->l2);
     free(disk->bounce);
     if (disk->locked)

@@ -13,7 +13,8 @@
  * Layers, lower ones know nothing of higher ones:
  *   io.c      whole reads and writes on an fd      page.c   tables, cached page by page
  *   alloc.c   refcounts, free clusters             map.c    guest offset -> extent
- *   commit.c  the switch to the new tables         read.c write.c zero.c packed.c  the requests
+ *   trace.c   guest offset -> place in the chain   commit.c  the switch to the new tables
+ *   read.c write.c zero.c packed.c autoclear.c                                     the requests
  *   disk.c    open, close, raw or qcow2            header.c create.c lock.c        the file's frame
  *   chain.c   opens all that lies under an image   resize.c                        a disk's end
  *   transfer*.c rebase.c                           from image to image
@@ -214,6 +215,7 @@ struct cow_extent {
     uint64_t entry; /* L2 entry of the first cluster */
 };
 
+/* This image alone. */
 int cow_lookup(struct cow_disk *disk, uint64_t offset, uint64_t length,
                struct cow_extent *ret_extent);
 /* The page of the L2 table that holds the entry of guest cluster `cluster`, and where in it; a
@@ -225,6 +227,23 @@ int cow_entry_drop(struct cow_disk *disk, uint64_t entry);
 /* Host bytes of a compressed cluster. */
 void cow_packed_range(const struct cow_disk *disk, uint64_t entry, uint64_t *ret_offset,
                       uint64_t *ret_length);
+
+/* ---- trace.c --------------------------------------------------------------------------------- */
+
+struct cow_trace;
+
+/* Where bytes of a chain are: never COW_BACKING. */
+struct cow_place {
+    struct cow_disk *disk; /* in which image; a raw one holds COW_DATA; not of COW_ZERO */
+    struct cow_extent extent;
+};
+
+/* Of what comes from below `disk`. */
+int cow_trace_below(struct cow_disk *disk, uint64_t offset, uint64_t length,
+                    struct cow_place *ret_place);
+/* The disk and what lies below it are known. */
+void cow_trace_prepare(struct cow_disk *disk);
+void cow_trace_free(struct cow_disk *disk);
 
 /* ---- packed.c -------------------------------------------------------------------------------- */
 
@@ -323,6 +342,10 @@ struct cow_disk {
     struct cow_table **l2; /* [header.l1_size] */
     struct cow_alloc alloc;
     struct cow_table *moving; /* list of tables that the next commit moves */
+    uint32_t unit_bits;       /* trace.c: no cluster from here on down is smaller */
+    bool fixed_below;         /* nothing below is open for writing */
+    bool traces;              /* worth remembering what lies below */
+    struct cow_trace *trace;  /* NULL until something came from below */
     uint8_t *bounce;          /* two clusters: what surrounds a partial write */
     struct cow_stats stats;
 };

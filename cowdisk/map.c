@@ -307,46 +307,37 @@ int cow_map(struct cow_disk *disk, uint64_t offset, uint64_t length, struct cow_
     return 0;
 }
 
-/* Of the raw image at the bottom: what the file really holds, and zeroes behind its end. */
-static void map_bottom(const struct cow_disk *disk, uint64_t offset, uint64_t length,
-                       struct cow_map *ret_map)
+/* Of a raw image at the bottom: what the file really holds, and zeroes behind its end. */
+static void map_bottom(const struct cow_place *place, struct cow_map *map)
 {
-    struct cow_map map = {.kind = COW_MAP_ZERO, .length = length};
+    uint64_t end = place->disk->file_end, offset = place->extent.host;
 
-    if (offset < disk->file_end) {
-        map.kind = COW_MAP_BACKING;
-        map.length = cow_min(length, disk->file_end - offset);
-        map.offset = offset;
+    if (offset >= end) {
+        map->kind = COW_MAP_ZERO;
+        return;
     }
-    *ret_map = map;
+    map->kind = COW_MAP_BACKING;
+    map->length = cow_min(map->length, end - offset);
+    map->offset = offset;
 }
 
 int cow_map_chain(struct cow_disk *disk, uint64_t offset, uint64_t length, struct cow_map *ret_map)
 {
+    struct cow_place place = {.disk = disk, .extent = {.kind = COW_DATA, .length = length}};
+    struct cow_map map = {.kind = COW_MAP_DATA};
     int r = check_range(disk, offset, length);
 
+    if (r == 0 && !disk->raw)
+        r = cow_lookup(disk, offset, length, &place.extent);
+    if (r == 0 && place.extent.kind == COW_BACKING)
+        r = cow_trace_below(disk, offset, place.extent.length, &place);
     if (r < 0)
         return r;
-    if (disk->raw) {
-        *ret_map = (struct cow_map){.kind = COW_MAP_DATA, .length = length};
-        return 0;
-    }
-    while (!disk->raw) {
-        struct cow_extent extent;
-        bool zero;
-
-        r = cow_lookup(disk, offset, length, &extent);
-        if (r < 0)
-            return r;
-        zero = cow_extent_is_zero(disk, &extent, offset);
-        if (zero || extent.kind != COW_BACKING) {
-            *ret_map = (struct cow_map){.kind = zero ? COW_MAP_ZERO : COW_MAP_DATA,
-                                        .length = extent.length};
-            return 0;
-        }
-        length = cow_min(extent.length, cow_below(disk, offset));
-        disk = disk->backing;
-    }
-    map_bottom(disk, offset, length, ret_map);
+    map.length = place.extent.length;
+    if (place.extent.kind == COW_ZERO)
+        map.kind = COW_MAP_ZERO;
+    else if (place.disk != disk && place.disk->raw)
+        map_bottom(&place, &map);
+    *ret_map = map;
     return 0;
 }

@@ -7,36 +7,21 @@
 
 #include <errno.h>
 
-/* What lies below may be shorter than the disk: the rest is zeroes. */
-static int read_backing(struct cow_disk *disk, struct cow_iter *iter, uint64_t offset,
-                        uint64_t length)
+static int read_place(const struct cow_place *place, struct cow_iter *iter, uint64_t offset)
 {
-    uint64_t there = cow_min(length, cow_below(disk, offset));
-    int r = there > 0 ? cow_read_iter(disk->backing, iter, offset, there) : 0;
-
-    if (r == 0)
-        cow_iter_zero(iter, length - there);
-    return r;
-}
-
-static int read_packed(struct cow_disk *disk, struct cow_iter *iter,
-                       const struct cow_extent *extent, uint64_t offset)
-{
+    const struct cow_extent *extent = &place->extent;
+    struct cow_disk *disk = place->disk;
     const uint8_t *cluster;
-    int r = cow_packed_get(disk, extent->entry, &cluster);
+    int r = 0;
 
-    if (r == 0)
-        cow_iter_fill(iter, cluster + (offset & (disk->cluster_size - 1)), extent->length);
-    return r;
-}
-
-static int read_extent(struct cow_disk *disk, struct cow_iter *iter,
-                       const struct cow_extent *extent, uint64_t offset)
-{
     switch (extent->kind) {
     case COW_DATA: return cow_iter_read(iter, cow_data_file(disk), extent->length, extent->host);
-    case COW_BACKING: return read_backing(disk, iter, offset, extent->length);
-    case COW_PACKED: return read_packed(disk, iter, extent, offset);
+    case COW_PACKED:
+        r = cow_packed_get(disk, extent->entry, &cluster);
+        if (r == 0)
+            cow_iter_fill(iter, cluster + (offset & (disk->cluster_size - 1)), extent->length);
+        return r;
+    case COW_BACKING:
     case COW_ZERO: break;
     }
     cow_iter_zero(iter, extent->length);
@@ -48,14 +33,16 @@ int cow_read_iter(struct cow_disk *disk, struct cow_iter *iter, uint64_t offset,
     if (disk->raw)
         return cow_iter_read(iter, disk->fd, length, offset);
     while (length > 0) {
-        struct cow_extent extent;
-        int r = cow_lookup(disk, offset, length, &extent);
+        struct cow_place place = {.disk = disk};
+        int r = cow_lookup(disk, offset, length, &place.extent);
+        if (r == 0 && place.extent.kind == COW_BACKING)
+            r = cow_trace_below(disk, offset, place.extent.length, &place);
         if (r == 0)
-            r = read_extent(disk, iter, &extent, offset);
+            r = read_place(&place, iter, offset);
         if (r < 0)
             return r;
-        offset += extent.length;
-        length -= extent.length;
+        offset += place.extent.length;
+        length -= place.extent.length;
     }
     return 0;
 }
