@@ -221,6 +221,11 @@ json_t *ksm_settings(const struct ksm *ksm);
 json_t *report_oracle(const struct oracle *oracle, unsigned guests);
 json_t *report_run(const struct run *run);
 json_t *report_ratios(const struct results *results);
-void report_print(const json_t *all);
+/* Markdown, as the figures come: machine and content, then runs, then what follows from them. */
+void report_begin(const json_t *all);
+void report_print_run(const json_t *run);
+void report_end(const json_t *all);
+void report_begin_flat(void);
+void report_print_flat(const json_t *row);
 
 #endif

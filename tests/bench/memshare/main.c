@@ -46,13 +46,22 @@ static int fail(const char *what, int r)
 
 /* ---- runs on images ---- */
 
+static void add_run(struct bench *b, const struct run *run)
+{
+    json_t *report = report_run(run);
+
+    if (!b->options.json)
+        report_print_run(report);
+    json_array_append_new(b->runs, report);
+}
+
 static int ours(struct bench *b, unsigned budget, bool steady, struct run *ret_run)
 {
     int r = run_ours(&b->options, b->options.n_images, budget, steady, ret_run);
 
     if (r < 0)
         return fail(ret_run->name, r);
-    json_array_append_new(b->runs, report_run(ret_run));
+    add_run(b, ret_run);
     return 0;
 }
 
@@ -74,7 +83,7 @@ static int ksm_sweep(struct bench *b, struct ksm *k)
 
         r = ksm(k, sweep[i][0], sweep[i][1], false, run);
         if (r == 0) {
-            json_array_append_new(b->runs, report_run(run));
+            add_run(b, run);
             b->results.n_ksm++;
         }
     }
@@ -104,7 +113,7 @@ static int ksm_steady(struct bench *b, struct ksm *k)
     r = ksm(k, best->pages_to_scan, best->sleep_ms, true, again);
     if (r == 0) {
         strncat(again->name, ", again", sizeof(again->name) - strlen(again->name) - 1);
-        json_array_append_new(b->runs, report_run(again));
+        add_run(b, again);
     }
     return r;
 }
@@ -126,7 +135,7 @@ static int ksm_at_share(struct bench *b, struct ksm *k, double want)
         pages = (unsigned)(pages * (want / (1 - want)) / (has / (1 - has))) + 1;
     }
     if (r == 0)
-        json_array_append_new(b->runs, report_run(run));
+        add_run(b, run);
     return r;
 }
 
@@ -167,6 +176,8 @@ static int on_images(struct bench *b)
     if (r < 0)
         return r;
     json_object_set_new(b->all, "content", report_oracle(&b->oracle, b->options.n_images));
+    if (!b->options.json)
+        report_begin(b->all);
     r = ours(b, b->options.budget, b->options.steady > 0, &b->results.ours);
     if (r == 0 && b->options.ksm)
         r = against_ksm(b);
@@ -177,6 +188,8 @@ static int on_images(struct bench *b)
         return fail("hashing", r);
     json_object_set_new(b->all, "hash",
                         json_pack("{s:f, s:f}", "bytes_per_second", speed, "ratio", ratio));
+    if (!b->options.json)
+        report_end(b->all);
     return 0;
 }
 
@@ -191,8 +204,14 @@ static int on_flat(struct bench *b)
     json_object_set_new(b->all, "flat", rows);
     for (unsigned i = 0; i < b->flat_guests; i++)
         image_flat(&b->image[i], (uint64_t)b->flat_mib << 20 >> 12, i);
+    if (!b->options.json) {
+        if (!b->n_files)
+            report_begin(b->all);
+        report_begin_flat();
+    }
     while (r == 0 && n <= b->flat_guests) {
         struct run run;
+        json_t *row;
 
         b->options.n_images = n;
         r = count(b);
@@ -200,9 +219,11 @@ static int on_flat(struct bench *b)
             r = run_ours(&b->options, n, b->options.budget, b->options.steady > 0, &run);
         if (r < 0)
             return fail("generated images", r);
-        json_array_append_new(rows,
-                              json_pack("{s:I, s:o, s:o}", "guests", (json_int_t)n, "content",
-                                        report_oracle(&b->oracle, n), "run", report_run(&run)));
+        row = json_pack("{s:I, s:o, s:o}", "guests", (json_int_t)n, "content",
+                        report_oracle(&b->oracle, n), "run", report_run(&run));
+        if (!b->options.json)
+            report_print_flat(row);
+        json_array_append_new(rows, row);
         n *= 2;
     }
     return r;
@@ -293,12 +314,10 @@ static int run_all(struct bench *b, char **path)
         r = on_flat(b);
     if (r < 0)
         return r;
-    if (b->options.json)
+    if (b->options.json) {
         json_dumpf(b->all, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
-    else
-        report_print(b->all);
-    if (b->options.json)
         putchar('\n');
+    }
     return 0;
 }
 

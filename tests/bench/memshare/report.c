@@ -132,7 +132,7 @@ static void print_when(const json_t *when_)
         printf(" - | - |");
 }
 
-static void print_run(const json_t *run)
+void report_print_run(const json_t *run)
 {
     printf("| %s | %.1f MiB | %.1f MiB | %.1f MiB | %.1f %% |", text(run, "name"),
            number(run, "resident_before") / MIB, number(run, "resident_after") / MIB,
@@ -140,17 +140,15 @@ static void print_run(const json_t *run)
     print_when(json_object_get(run, "to_goal"));
     print_when(json_object_get(run, "to_end"));
     printf(" %.0f | %.1f MiB |\n", number(run, "mappings"), number(run, "index_bytes") / MIB);
+    fflush(stdout);
 }
 
-static void print_runs(const json_t *all)
+static void begin_runs(void)
 {
-    const json_t *run;
-    size_t i;
-
     printf("\n| | resident | after | as claimed | of possible | to %.2f | CPU | to the end | CPU | "
            "mappings | index |\n|---|---|---|---|---|---|---|---|---|---|---|\n",
            GOAL);
-    json_array_foreach(json_object_get(all, "runs"), i, run) print_run(run);
+    fflush(stdout);
 }
 
 static void print_steady(const json_t *all)
@@ -199,35 +197,31 @@ static void print_ratios(const json_t *all)
                number(hash, "bytes_per_second") / 1e9, number(hash, "ratio"));
 }
 
-static void print_flat(const json_t *all)
+void report_begin_flat(void)
 {
-    const json_t *flat = json_object_get(all, "flat"), *row;
-    size_t i;
-
-    if (!json_is_array(flat))
-        return;
     printf("\n| guests | resident | after | of possible | pool tables | scanner tables | "
            "CPU a guest | to the end | mappings a guest | idle | changing |\n"
            "|---|---|---|---|---|---|---|---|---|---|---|\n");
-    json_array_foreach(flat, i, row)
-    {
-        const json_t *run = json_object_get(row, "run");
-        const json_t *steady_ = json_object_get(run, "steady");
-        double n = number(row, "guests"), before = number(run, "resident_before");
-        const json_t *last = json_array_get(steady_, json_array_size(steady_) - 1);
-
-        printf("| %.0f | %.0f MiB | %.0f MiB | %.1f %% | %.2f %% | %.2f %% | %.3f s | %.2f s | "
-               "%.0f | %.3f %% | %.3f %% at %.0f/s |\n",
-               n, before / MIB, number(run, "resident_after") / MIB, number(run, "captured") * 100,
-               number(run, "index_bytes") / before * 100,
-               number(run, "scanner_bytes") / before * 100, number(run, "cpu_seconds") / n,
-               number(json_object_get(run, "to_end"), "seconds"), number(run, "mappings") / n,
-               number(json_array_get(steady_, 0), "cpu_percent"), number(last, "cpu_percent"),
-               number(last, "changes_per_second"));
-    }
 }
 
-void report_print(const json_t *all)
+void report_print_flat(const json_t *row)
+{
+    const json_t *run = json_object_get(row, "run");
+    const json_t *steady_ = json_object_get(run, "steady");
+    const json_t *last = json_array_get(steady_, json_array_size(steady_) - 1);
+    double n = number(row, "guests"), before = number(run, "resident_before");
+
+    printf("| %.0f | %.0f MiB | %.0f MiB | %.1f %% | %.2f %% | %.2f %% | %.3f s | %.2f s | "
+           "%.0f | %.3f %% | %.3f %% at %.0f/s |\n",
+           n, before / MIB, number(run, "resident_after") / MIB, number(run, "captured") * 100,
+           number(run, "index_bytes") / before * 100, number(run, "scanner_bytes") / before * 100,
+           number(run, "cpu_seconds") / n, number(json_object_get(run, "to_end"), "seconds"),
+           number(run, "mappings") / n, number(json_array_get(steady_, 0), "cpu_percent"),
+           number(last, "cpu_percent"), number(last, "changes_per_second"));
+    fflush(stdout);
+}
+
+void report_begin(const json_t *all)
 {
     const json_t *machine = json_object_get(all, "machine");
     const json_t *content = json_object_get(all, "content");
@@ -236,15 +230,18 @@ void report_print(const json_t *all)
            "%.1f before.\n",
            text(machine, "cpu"), number(machine, "cores"), text(machine, "kernel"),
            text(machine, "date"), number(machine, "load"));
-    if (json_is_object(content)) {
-        printf("\n%.0f guests, %.0f pages: %.0f zero, %.0f others, %.0f of those distinct: "
-               "sharing can free %.0f pages, %.1f MiB.\n",
-               number(content, "guests"), number(content, "pages"), number(content, "zero"),
-               number(content, "non_zero"), number(content, "distinct"),
-               number(content, "possible"), number(content, "possible") * MS_PAGE_SIZE / MIB);
-        print_runs(all);
-        print_steady(all);
-        print_ratios(all);
-    }
-    print_flat(all);
+    if (!json_is_object(content))
+        return;
+    printf("\n%.0f guests, %.0f pages: %.0f zero, %.0f others, %.0f of those distinct: "
+           "sharing can free %.0f pages, %.1f MiB.\n",
+           number(content, "guests"), number(content, "pages"), number(content, "zero"),
+           number(content, "non_zero"), number(content, "distinct"), number(content, "possible"),
+           number(content, "possible") * MS_PAGE_SIZE / MIB);
+    begin_runs();
+}
+
+void report_end(const json_t *all)
+{
+    print_steady(all);
+    print_ratios(all);
 }
