@@ -156,7 +156,8 @@ cmp -s base.raw base.copy && fail "the commit changed nothing"
 $V check top.qcow2 >/dev/null || fail "check of a clean image"
 cp alone.qcow2 broken.qcow2
 qemu-io -f qcow2 -c "write 0 256k" broken.qcow2 >/dev/null
-block=$((16#$(xxd -s $((16#$(xxd -s 48 -l 8 -p broken.qcow2))) -l 8 -p broken.qcow2)))
+number_at() { od -A n -t u8 --endian=big -j "$2" -N 8 "$1" | tr -d ' '; }
+block=$(number_at broken.qcow2 "$(number_at broken.qcow2 48)")
 printf '\0\1' | dd of=broken.qcow2 bs=1 seek=$((block + 200)) conv=notrunc status=none
 truncate -s 7M broken.qcow2
 refused 3 "Result: *leaks" check broken.qcow2

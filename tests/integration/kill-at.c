@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Preloaded into a program: kills it -9 at its KILL_AT-th system call that changes a file, counted
- * from 1, before the call; with KILL_HALF=1 a write has written half of its bytes by then. So a test
- * can stop a program at every instant there is, one after the other, instead of at a random time.
+ * from 1, before the call; with KILL_HALF=1 a write has written half of its bytes by then. So a
+ * test can stop a program at every instant there is, one after the other, instead of at a random
+ * time.
  */
 #include <errno.h>
 #include <fcntl.h>
