@@ -162,7 +162,7 @@ $(NBDKIT_PLUGIN): tests/nbdkit/plugin.c $(LIBCOWDISK)
 	@echo "  LINK    $@"
 	@$(CC) $(CPPFLAGS) $(CFLAGS) -fPIC -shared $(LDFLAGS) -o $@ $^ $(COWDISK_LIBS)
 
-.PHONY: test-programs unit check check-asan check-integration demo bench fuzz fuzz-cowdisk format format-check deps help clean install
+.PHONY: test-programs unit check check-asan check-integration soak demo bench fuzz fuzz-cowdisk format format-check deps help clean install
 test-programs: $(UNIT_TESTS) $(FAKES) $(GUESTS) $(BUILD)/guest-run $(NBDKIT_PLUGIN)
 
 unit: $(UNIT_TESTS) $(FAKES)
@@ -194,6 +194,13 @@ check-integration: all test-programs
 	@tests/deps.sh test
 	@tests/rootfs.sh $(BUILD)/cache/bookworm
 	@BUILD=$(BUILD) tests/run.sh $(INTEGRATION)
+
+# Hours: 10,000 kills of a writer, random operations and damaged images by the thousand.
+SOAK := $(addprefix tests/integration/,cowdisk-kill.sh image-kill.sh cowdisk-nbd.sh image-check.sh)
+soak: all test-programs
+	@tests/deps.sh test
+	@BUILD=$(BUILD) TEST_TIMEOUT=28800 KILL_ROUNDS=5000 KILL_SEED=$$(date +%s) KILL_MOST=100000 NBD_STOPS=5000 CHECK_MUTANTS=5000 \
+	    CUT_FACTOR=20 tests/run.sh $(BUILD)/tests/test-cowdisk-faults $(SOAK)
 
 demo:
 	@tests/deps.sh build demo
@@ -266,6 +273,7 @@ help:
 	@echo "make              build everything into $(BUILD)/"
 	@echo "make demo         a template, four guests, their pages merged, the saving shown (root, apt)"
 	@echo "make check        install what is missing, build, run all tests"
+	@echo "make soak         hours of kills, random operations and damage on disk images"
 	@echo "make check-asan   unit tests under ASAN and UBSAN"
 	@echo "make bench        the benchmarks; figures are printed, nothing is asserted"
 	@echo "make fuzz         feed the image reader and the page pool with 100,000 mutants, or for FUZZ_SECONDS each"

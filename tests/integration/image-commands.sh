@@ -170,6 +170,20 @@ $V check broken.qcow2 --repair all >/dev/null || fail "repair"
 clean broken.qcow2
 refused 1 "not a qcow2 image" check base.raw
 
+# ---- what the README shows
+mkdir readme
+cd readme
+head -c 1M /dev/urandom >base.raw
+{ cat base.raw; head -c 1M /dev/urandom; } >newer.raw
+awk '/^## Disk images/ { here = 1 } /^## When/ { here = 0 }
+     /^```/ { code = /^```sh/ && !code; next } here && code' "$ROOT/README.md" >commands
+[ "$(grep -c "^vmctl image" commands)" -ge 7 ] || fail "the README shows only $(wc -l <commands) commands"
+while read -r line; do
+    PATH="$BUILD:$PATH" eval "$line" >/dev/null || fail "this command of the README does not work: $line"
+done <commands
+[ "$(stat -c %s newer.raw)" = 21474836480 ] || fail "the README's commit"
+cd ..
+
 # ---- in use
 qemu-nbd -f qcow2 -k "$TMP/nbd.sock" --fork --pid-file="$TMP/nbd.pid" -t c.qcow2
 before_removal() { kill "$(cat "$TMP/nbd.pid")" 2>/dev/null || true; }
