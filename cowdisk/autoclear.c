@@ -46,7 +46,7 @@ static int use_clusters(struct walk *w, uint64_t offset, uint64_t bytes)
 static int walk_table(struct walk *w, uint64_t offset, uint32_t n)
 {
     uint64_t table[ENTRIES_PER_READ];
-    int r = 0;
+    int r = use_clusters(w, offset, 8ull * n); /* first: it bounds how long this takes */
 
     for (uint32_t i = 0; i < n && r == 0; i++) {
         uint64_t entry;
@@ -59,7 +59,7 @@ static int walk_table(struct walk *w, uint64_t offset, uint32_t n)
         else if (entry & QCOW_OFFSET_MASK)
             r = use_clusters(w, entry & QCOW_OFFSET_MASK, w->disk->cluster_size);
     }
-    return r == 0 ? use_clusters(w, offset, 8ull * n) : r;
+    return r;
 }
 
 static int walk_directory(struct walk *w, const uint8_t *directory, uint64_t bytes, uint32_t n)
