@@ -235,6 +235,7 @@ struct disk {
     unsigned bits;
     struct cow_disk *cow;
     uint8_t *model;
+    uint8_t *snapshot; /* what the snapshot "x" holds; NULL: there is none */
     struct sector_history *history;
 };
 
@@ -281,6 +282,7 @@ static void disk_end(struct disk *d)
     close(d->fd);
     close(d->backing_fd);
     free(d->model);
+    free(d->snapshot);
     free(d->history);
 }
 
@@ -383,6 +385,26 @@ static void check_contents(const struct disk *d, struct cow_disk *cow)
     free(now);
 }
 
+/* The snapshot never changes. */
+static void check_snapshot(const struct disk *d, int fd)
+{
+    struct cow_open_options base = {
+        .fd = d->backing_fd, .format = COW_FORMAT_RAW, .flags = COW_RDONLY, .data_fd = -1};
+    struct cow_open_options top = {
+        .fd = fd, .format = COW_FORMAT_QCOW2, .flags = COW_RDONLY, .data_fd = -1, .snapshot = "x"};
+    uint8_t *now = malloc(d->size);
+    struct iovec iov = {.iov_base = now, .iov_len = d->size};
+    struct cow_disk *cow;
+    struct cow_error err;
+
+    assert_int_equal(cow_open(&top.backing, &base, &err), 0);
+    assert_int_equal(cow_open(&cow, &top, &err), 0);
+    assert_int_equal(cow_preadv(cow, &iov, 1, 0), 0);
+    assert_memory_equal(now, d->snapshot, d->size);
+    assert_int_equal(cow_close(cow), 0);
+    free(now);
+}
+
 /* The image after the cut: clean, right, and of further use. */
 static void check_cut(struct disk *d, const uint8_t *image, uint64_t bytes)
 {
@@ -401,6 +423,8 @@ static void check_cut(struct disk *d, const uint8_t *image, uint64_t bytes)
     if (open_image(&cow, fd, false, d->backing_fd, 0, &err) < 0)
         fail_msg("after a power cut: %s", err.text);
     check_contents(d, cow);
+    if (d->snapshot)
+        check_snapshot(d, fd);
     rng_fill(&d->rng, data, sizeof(data));
     assert_int_equal(cow_pwritev(cow, &iov, 1, rng_below(&d->rng, d->size - sizeof(data))), 0);
     assert_int_equal(cow_close(cow), 0);
@@ -417,15 +441,37 @@ static void cut_before_sync(void *opaque)
     free(image);
 }
 
-static void run_power_cuts(uint64_t seed, unsigned bits, uint64_t size, int steps)
+/* Some of the disk, frozen by QEMU. */
+static void take_snapshot(struct disk *d)
 {
-    uint64_t capacity = 2 * size + (24ull << bits) + (1u << 20);
+    char command[256];
+
+    for (int i = 0; i < 40; i++)
+        assert_int_equal(random_change(d), 0);
+    assert_int_equal(cow_close(d->cow), 0);
+    snprintf(command, sizeof(command),
+             "qemu-img snapshot -q -c x 'json:{\"driver\":\"qcow2\",\"backing\":null,\"file\":"
+             "{\"driver\":\"file\",\"filename\":\"/proc/%d/fd/%d\"}}'",
+             (int)getpid(), d->fd);
+    assert_int_equal(system(command), 0);
+    assert_clean(d->fd);
+    d->snapshot = malloc(d->size);
+    memcpy(d->snapshot, d->model, d->size);
+    disk_reopen(d);
+    flushed(d);
+}
+
+static void run_power_cuts(uint64_t seed, unsigned bits, uint64_t size, int steps, bool snapshot)
+{
+    uint64_t capacity = 3 * size + (24ull << bits) + (1u << 20);
     const char *more = getenv("CUT_FACTOR"); /* for long runs */
     uint8_t *image = malloc(capacity);
     struct disk d;
 
     steps *= more ? atoi(more) : 1;
     disk_start(&d, seed, bits, size);
+    if (snapshot)
+        take_snapshot(&d);
     shim_start(d.fd, capacity);
     shim.before_sync = cut_before_sync;
     shim.opaque = &d;
@@ -453,26 +499,37 @@ static void run_power_cuts(uint64_t seed, unsigned bits, uint64_t size, int step
 static void test_power_512(void **state)
 {
     (void)state;
-    run_power_cuts(11, 9, 512 << 10, 400);
+    run_power_cuts(11, 9, 512 << 10, 400, false);
 }
 
 static void test_power_4k(void **state)
 {
     (void)state;
-    run_power_cuts(12, 12, 2 << 20, 400);
+    run_power_cuts(12, 12, 2 << 20, 400, false);
 }
 
 /* Tables of two pages, so that a commit writes only a part of them. */
 static void test_power_8k(void **state)
 {
     (void)state;
-    run_power_cuts(15, 13, 12 << 20, 120);
+    run_power_cuts(15, 13, 12 << 20, 120, false);
 }
 
 static void test_power_64k(void **state)
 {
     (void)state;
-    run_power_cuts(13, 16, 4 << 20, 300);
+    run_power_cuts(13, 16, 4 << 20, 300, false);
+}
+
+/* Tables and data that a snapshot uses as well. */
+static void test_power_snapshot(void **state)
+{
+    (void)state;
+    if (!have_qemu_img())
+        skip();
+    run_power_cuts(16, 12, 2 << 20, 200, true);
+    run_power_cuts(17, 9, 512 << 10, 200, true);
+    run_power_cuts(18, 16, 4 << 20, 150, true);
 }
 
 /* A cut inside of a commit: between any two of its steps. */
@@ -587,13 +644,10 @@ static void test_full_then_room(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_power_512),
-        cmocka_unit_test(test_power_4k),
-        cmocka_unit_test(test_power_8k),
-        cmocka_unit_test(test_power_64k),
-        cmocka_unit_test(test_power_inside_commit),
-        cmocka_unit_test(test_full_now_and_then),
-        cmocka_unit_test(test_full_then_room),
+        cmocka_unit_test(test_power_512),         cmocka_unit_test(test_power_4k),
+        cmocka_unit_test(test_power_8k),          cmocka_unit_test(test_power_64k),
+        cmocka_unit_test(test_power_snapshot),    cmocka_unit_test(test_power_inside_commit),
+        cmocka_unit_test(test_full_now_and_then), cmocka_unit_test(test_full_then_room),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

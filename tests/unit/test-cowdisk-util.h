@@ -205,21 +205,33 @@ static inline void check_refer(struct check *c, uint64_t offset, uint64_t bytes,
     }
 }
 
+/* Refcounts of 8 bits and more. */
 static inline uint16_t check_count(const struct check *c, uint64_t cluster)
 {
-    uint64_t per_block = c->cluster / 2, rt = image_64(&c->image, 48);
-    uint64_t n_entries = (uint64_t)image_32(&c->image, 56) * c->cluster / 8, block;
+    uint32_t width = (1u << image_32(&c->image, 96)) / 8;
+    uint64_t per_block = c->cluster / width, rt = image_64(&c->image, 48);
+    uint64_t n_entries = (uint64_t)image_32(&c->image, 56) * c->cluster / 8, block, at;
     uint16_t v = 0;
 
     if (cluster / per_block >= n_entries)
         return 0;
     block = image_64(&c->image, rt + 8 * (cluster / per_block));
-    if (block && block + 2 * (cluster % per_block) + 2 <= c->image.bytes)
-        memcpy(&v, c->image.data + block + 2 * (cluster % per_block), 2);
-    return be16toh(v);
+    at = block + width * (cluster % per_block);
+    for (uint32_t i = 0; block && i < width && at + i < c->image.bytes; i++)
+        v = (uint16_t)(v << 8 | c->image.data[at + i]);
+    return v;
 }
 
-static inline void check_l2(struct check *c, uint64_t l2)
+/* What is counted once and belongs to the active state may be written in place, and says so. */
+static inline void check_flag(struct check *c, uint64_t entry, bool active, const char *what)
+{
+    uint64_t offset = entry & 0x00fffffffffffe00ull;
+
+    if (active && (check_count(c, offset / c->cluster) == 1) != (entry >> 63))
+        CHECK_FAIL(c, "%s at 0x%llx has the wrong COPIED flag", what, (unsigned long long)offset);
+}
+
+static inline void check_l2(struct check *c, uint64_t l2, bool active)
 {
     for (uint64_t i = 0; i < c->cluster / 8; i++) {
         uint64_t entry = image_64(&c->image, l2 + 8 * i);
@@ -229,15 +241,43 @@ static inline void check_l2(struct check *c, uint64_t l2)
             CHECK_FAIL(c, "unexpected compressed cluster");
         else if (offset)
             check_refer(c, offset, 1, "data");
-        if (offset && !(entry >> 63))
-            CHECK_FAIL(c, "data at 0x%llx lacks COPIED", (unsigned long long)offset);
+        if (offset)
+            check_flag(c, entry, active, "data");
     }
+}
+
+static inline void check_l1(struct check *c, uint64_t l1, uint64_t l1_size, bool active)
+{
+    check_refer(c, l1, l1_size * 8, "L1 table");
+    for (uint64_t i = 0; i < l1_size; i++) {
+        uint64_t entry = image_64(&c->image, l1 + 8 * i);
+        uint64_t offset = entry & 0x00fffffffffffe00ull;
+        if (!offset)
+            continue;
+        check_flag(c, entry, active, "L2 table");
+        check_refer(c, offset, c->cluster, "L2 table");
+        check_l2(c, offset, active);
+    }
+}
+
+static inline void check_snapshots(struct check *c)
+{
+    uint64_t start = image_64(&c->image, 64), at = start;
+
+    for (uint32_t i = 0; i < image_32(&c->image, 60); i++) {
+        uint32_t lengths = image_32(&c->image, at + 12);
+        check_l1(c, image_64(&c->image, at), image_32(&c->image, at + 8), false);
+        at += 40 + image_32(&c->image, at + 36) + (lengths >> 16) + (lengths & 0xffff);
+        at = (at + 7) & ~7ull;
+    }
+    if (at > start)
+        check_refer(c, start, at - start, "snapshot table");
 }
 
 /* NULL, or what is wrong: the buffer is in *c. */
 static inline const char *check_image(struct check *c, const uint8_t *data, uint64_t bytes)
 {
-    uint64_t l1, l1_size, rt, rt_bytes;
+    uint64_t rt, rt_bytes;
 
     memset(c, 0, sizeof(*c));
     c->image = (struct image){data, bytes};
@@ -247,28 +287,17 @@ static inline const char *check_image(struct check *c, const uint8_t *data, uint
     c->cluster = 1ull << c->bits;
     c->n_clusters = (bytes + c->cluster - 1) / c->cluster;
     c->found = calloc(c->n_clusters, sizeof(*c->found));
-    l1_size = image_32(&c->image, 36);
-    l1 = image_64(&c->image, 40);
     rt = image_64(&c->image, 48);
     rt_bytes = (uint64_t)image_32(&c->image, 56) * c->cluster;
     check_refer(c, 0, 1, "header");
-    check_refer(c, l1, l1_size * 8, "L1 table");
     check_refer(c, rt, rt_bytes, "refcount table");
     for (uint64_t i = 0; i < rt_bytes / 8; i++) {
         uint64_t block = image_64(&c->image, rt + 8 * i);
         if (block)
             check_refer(c, block, c->cluster, "refcount block");
     }
-    for (uint64_t i = 0; i < l1_size; i++) {
-        uint64_t entry = image_64(&c->image, l1 + 8 * i);
-        uint64_t offset = entry & 0x00fffffffffffe00ull;
-        if (!offset)
-            continue;
-        if (!(entry >> 63))
-            CHECK_FAIL(c, "L2 table %llu lacks COPIED", (unsigned long long)i);
-        check_refer(c, offset, c->cluster, "L2 table");
-        check_l2(c, offset);
-    }
+    check_l1(c, image_64(&c->image, 40), image_32(&c->image, 36), true);
+    check_snapshots(c);
     for (uint64_t i = 0; i < c->n_clusters; i++) {
         if (check_count(c, i) != c->found[i])
             CHECK_FAIL(c, "cluster %llu is counted %u times, referred to %u times",
