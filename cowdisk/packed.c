@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Compressed clusters: zlib (raw deflate) and zstd. What is compressed must give exactly one
- * cluster: data that ends early is an error, never a cluster with something else in its rest. The
- * last clusters are kept, because guests read a cluster in pieces; all images of a chain share
- * them, under one bound.
+ * Compressed clusters: raw deflate (which the format calls zlib) and zstd. What is compressed must
+ * give exactly one cluster: data that ends early is an error, never a cluster with something else
+ * in its rest. The last clusters are kept, because guests read a cluster in pieces; all images of a
+ * chain share them, under one bound.
  *
  * A descriptor counts sectors, so behind the compressed data lies whatever follows it in the last
  * sector. zstd frames are decompressed into the cluster itself, never through a window of the size
@@ -12,6 +12,7 @@
 #include "cowdisk/internal.h"
 
 #include <errno.h>
+#include <libdeflate.h>
 #include <stdlib.h>
 #include <zlib.h>
 #include <zstd.h>
@@ -25,8 +26,7 @@ struct unpacked {
 };
 
 struct cow_packed {
-    z_stream stream;
-    bool ready; /* inflateInit2() was done */
+    struct libdeflate_decompressor *deflate;
     ZSTD_DCtx *zstd;
     uint64_t in_bytes;
     uint8_t *in;
@@ -58,8 +58,7 @@ void cow_packed_free(struct cow_packed *packed)
         return;
     for (size_t i = 0; i < COW_MAX_UNPACKED; i++)
         free(packed->kept[i].data);
-    if (packed->ready)
-        inflateEnd(&packed->stream);
+    libdeflate_free_decompressor(packed->deflate);
     ZSTD_freeDCtx(packed->zstd);
     free(packed->in);
     free(packed);
@@ -110,25 +109,40 @@ static struct unpacked *make_room(struct cow_packed *packed, uint64_t bytes)
 
 /* ---- decompressing --------------------------------------------------------------------------- */
 
-static int unpack_zlib(struct cow_packed *packed, size_t in_bytes, uint8_t *out, size_t out_bytes)
+/* As QEMU, content with a cluster that is full before the data says that it ends: slower, and rare.
+ */
+static int unpack_endless(const uint8_t *in, size_t in_bytes, uint8_t *out, size_t out_bytes)
 {
-    z_stream *stream = &packed->stream;
+    z_stream stream = {
+        .next_in = (uint8_t *)in,
+        .avail_in = (uInt)in_bytes,
+        .next_out = out,
+        .avail_out = (uInt)out_bytes,
+    };
     int r;
 
-    if (!packed->ready && inflateInit2(stream, -MAX_WBITS) != Z_OK)
+    if (inflateInit2(&stream, -MAX_WBITS) != Z_OK)
         return -ENOMEM;
-    packed->ready = true;
-    if (inflateReset(stream) != Z_OK)
-        return -EIO;
-    stream->next_in = packed->in;
-    stream->avail_in = (uInt)in_bytes;
-    stream->next_out = out;
-    stream->avail_out = (uInt)out_bytes;
-    r = inflate(stream, Z_FINISH);
-    /* A full cluster may be there before the end of the stream was seen. */
-    if ((r == Z_STREAM_END || r == Z_BUF_ERROR) && stream->avail_out == 0)
-        return 0;
-    return -EIO;
+    r = inflate(&stream, Z_FINISH);
+    inflateEnd(&stream);
+    return (r == Z_STREAM_END || r == Z_BUF_ERROR) && stream.avail_out == 0 ? 0 : -EIO;
+}
+
+static int unpack_deflate(struct cow_packed *packed, size_t in_bytes, uint8_t *out,
+                          size_t out_bytes)
+{
+    if (!packed->deflate)
+        packed->deflate = libdeflate_alloc_decompressor();
+    if (!packed->deflate)
+        return -ENOMEM;
+    switch (libdeflate_deflate_decompress(packed->deflate, packed->in, in_bytes, out, out_bytes,
+                                          NULL)) {
+    case LIBDEFLATE_SUCCESS: return 0;
+    case LIBDEFLATE_SHORT_OUTPUT: return -EIO;
+    case LIBDEFLATE_BAD_DATA:
+    case LIBDEFLATE_INSUFFICIENT_SPACE: break;
+    }
+    return unpack_endless(packed->in, in_bytes, out, out_bytes);
 }
 
 /* Frame after frame until the cluster is full. */
@@ -172,7 +186,7 @@ static int unpack(struct cow_disk *disk, struct cow_packed *packed, uint64_t ent
         return r;
     if (disk->header.compression == COW_COMPRESSION_ZSTD)
         return unpack_zstd(packed, length, out, disk->cluster_size);
-    return unpack_zlib(packed, length, out, disk->cluster_size);
+    return unpack_deflate(packed, length, out, disk->cluster_size);
 }
 
 int cow_packed_get(struct cow_disk *disk, uint64_t entry, const uint8_t **ret_cluster)

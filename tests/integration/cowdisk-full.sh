@@ -12,7 +12,7 @@ mount -t tmpfs -o size=8m none "$W/small" 2>/dev/null || { rm -rf "$W"; echo "sk
 trap 'umount "$W/small"; rm -rf "$W"' EXIT
 fail() { echo "FAIL: $*" >&2; exit 1; }
 "${CC:-cc}" -std=c11 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -O2 -I. -o "$W/tool" \
-    tests/integration/cowdisk-tool.c "$BUILD/libcowdisk.a" -lxxhash -lz -lzstd || fail "the tool does not compile"
+    tests/integration/cowdisk-tool.c "$BUILD/libcowdisk.a" -lxxhash -ldeflate -lz -lzstd || fail "the tool does not compile"
 I=$W/small/overlay.qcow2
 truncate -s 16M "$W/base.raw"
 "$W/tool" create "$I" "$W/base.raw" $((16 << 20)) 16 || fail create

@@ -10,7 +10,7 @@ command -v qemu-img >/dev/null || { echo "skipped: no qemu-img"; exit 77; }
 W=$(mktemp -d "${TMPDIR:-/tmp}/cowdisk-kill.XXXXXX") || exit 1
 trap 'rm -rf "$W"' EXIT
 "${CC:-cc}" -std=c11 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -O2 -I. -o "$W/tool" \
-    tests/integration/cowdisk-tool.c "$BUILD/libcowdisk.a" -lxxhash -lz -lzstd || exit 1
+    tests/integration/cowdisk-tool.c "$BUILD/libcowdisk.a" -lxxhash -ldeflate -lz -lzstd || exit 1
 "$W/tool" base "$W/base.raw" $((64 << 20)) &&
     "$W/tool" create "$W/overlay.qcow2" "$W/base.raw" $((64 << 20)) 16 &&
     "$W/tool" kill "$W/overlay.qcow2" "$W/base.raw" "${KILL_SEED:-1}" "${KILL_ROUNDS:-300}" &&

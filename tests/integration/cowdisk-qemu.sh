@@ -10,7 +10,7 @@ W=$(mktemp -d "${TMPDIR:-/tmp}/cowdisk-qemu.XXXXXX") || exit 1
 trap 'rm -rf "$W"' EXIT
 fail() { echo "FAIL: $*" >&2; exit 1; }
 "${CC:-cc}" -std=c11 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -O2 -I. -o "$W/tool" \
-    tests/integration/cowdisk-tool.c "$BUILD/libcowdisk.a" -lxxhash -lz -lzstd || fail "the tool does not compile"
+    tests/integration/cowdisk-tool.c "$BUILD/libcowdisk.a" -lxxhash -ldeflate -lz -lzstd || fail "the tool does not compile"
 T=$W/tool
 
 # ---- their images, our reader

@@ -12,7 +12,7 @@ trap 'rm -rf "$W"' EXIT
 fail() { echo "FAIL: $* ($what)" >&2; exit 1; }
 what=tool
 "${CC:-cc}" -std=c11 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -O2 -I. -o "$W/tool" \
-    tests/integration/cowdisk-tool.c "$BUILD/libcowdisk.a" -lxxhash -lz -lzstd || fail "does not compile"
+    tests/integration/cowdisk-tool.c "$BUILD/libcowdisk.a" -lxxhash -ldeflate -lz -lzstd || fail "does not compile"
 T=$W/tool
 cd "$W" || exit 1
 n=0
