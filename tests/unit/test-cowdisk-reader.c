@@ -7,6 +7,7 @@
 #include "tests/unit/test-cowdisk-util.h"
 
 #include <sys/mman.h>
+#include <zlib.h>
 #include <zstd.h>
 
 #define COPIED     (1ull << 63)
@@ -215,6 +216,50 @@ static void test_bad_subclusters(void **state)
         set_entry(&b, 1, bad[i].entry, bad[i].bitmap);
         assert_bad_cluster(&b, 1);
     }
+    free(b.data);
+}
+
+/* ---- deflate --------------------------------------------------------------------------------- */
+
+/* `bytes` of data at cluster 5, ended or not. */
+static void put_deflated(struct built *b, size_t bytes, bool ended)
+{
+    uint8_t *plain = malloc(bytes);
+    z_stream stream = {.next_in = plain, .avail_in = (uInt)bytes};
+
+    for (size_t i = 0; i < bytes; i++)
+        plain[i] = (uint8_t)(i / 512);
+    memset(b->data + 5 * b->cluster, 0xee, 2 * b->cluster);
+    stream.next_out = b->data + 5 * b->cluster;
+    stream.avail_out = (uInt)b->cluster;
+    assert_int_equal(deflateInit2(&stream, 9, Z_DEFLATED, -12, 9, Z_DEFAULT_STRATEGY), Z_OK);
+    assert_true(deflate(&stream, ended ? Z_FINISH : Z_SYNC_FLUSH) >= 0);
+    deflateEnd(&stream);
+    set_entry(b, 1, COMPRESSED | 5 * b->cluster | (stream.total_out - 1) / 512 << 58, 0);
+    free(plain);
+}
+
+static void test_deflate(void **state)
+{
+    struct cow_disk *disk;
+    struct built b;
+
+    (void)state;
+    build(&b, 12, 0);
+    for (int ended = 0; ended < 2; ended++) {
+        /* More than a cluster, then perhaps no end: what QEMU reads, we read. */
+        for (int more = !ended; more < 2; more++) {
+            put_deflated(&b, 4096 + 904 * (size_t)more, ended);
+            disk = open_built(&b);
+            for (unsigned i = 0; i < 8; i++)
+                assert_bytes(disk, 4096 + 512 * i, 512, (int)i);
+            assert_int_equal(cow_close(disk), 0);
+        }
+        put_deflated(&b, 4095, ended);
+        assert_bad_cluster(&b, 1);
+    }
+    b.data[5 * b.cluster] = 0xff; /* no kind of block */
+    assert_bad_cluster(&b, 1);
     free(b.data);
 }
 
@@ -574,11 +619,17 @@ static void test_bad_bitmaps(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_subclusters),   cmocka_unit_test(test_bad_subclusters),
-        cmocka_unit_test(test_zstd),          cmocka_unit_test(test_bad_zstd),
-        cmocka_unit_test(test_external_data), cmocka_unit_test(test_snapshots),
-        cmocka_unit_test(test_bad_snapshots), cmocka_unit_test(test_write_beside_snapshot),
-        cmocka_unit_test(test_version_2),     cmocka_unit_test(test_bad_bitmaps),
+        cmocka_unit_test(test_subclusters),
+        cmocka_unit_test(test_bad_subclusters),
+        cmocka_unit_test(test_deflate),
+        cmocka_unit_test(test_zstd),
+        cmocka_unit_test(test_bad_zstd),
+        cmocka_unit_test(test_external_data),
+        cmocka_unit_test(test_snapshots),
+        cmocka_unit_test(test_bad_snapshots),
+        cmocka_unit_test(test_write_beside_snapshot),
+        cmocka_unit_test(test_version_2),
+        cmocka_unit_test(test_bad_bitmaps),
     };
 
     alarm(300); /* a hang is a failure */
