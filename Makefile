@@ -12,9 +12,9 @@ PKGS_BUS  := dbus-1 libevent
 VERSION   := 0.1.0
 CPPFLAGS  += -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DVMMD_VERSION='"$(VERSION)"' -I. -I$(BUILD) -MMD -MP
 CFLAGS    ?= -O2 -g
-CFLAGS    += -std=c11 -pthread -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes \
+override CFLAGS += -std=c11 -pthread -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes \
              -Wvla -Werror -fstack-protector-strong $(SAN)
-LDFLAGS   += -pthread -Wl,-z,relro,-z,now $(SAN)
+override LDFLAGS += -pthread -Wl,-z,relro,-z,now $(SAN)
 
 pkg_cflags = $(shell pkg-config --cflags $(1) 2>/dev/null)
 
@@ -60,7 +60,7 @@ $(BUILD)/obj/%.o: %.c
 $(call objs,$(BUS_SRC) $(CLI_SRC) $(DAEMON_SRC)): CPPFLAGS += $(call pkg_cflags,dbus-1 libevent jansson)
 
 # Also for a shared object: tests/nbdkit.
-$(call objs,$(COWDISK_SRC)): CFLAGS += -fPIC
+$(call objs,$(COWDISK_SRC)): override CFLAGS += -fPIC
 
 define archive
 @rm -f $@
