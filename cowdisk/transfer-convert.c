@@ -75,6 +75,18 @@ static int get(struct convert *c, uint64_t offset, uint64_t *ret_length, bool *r
     return cow_preadv(c->from, &iov, 1, offset);
 }
 
+/* Of an image with tables EIO is more likely to be damage than a broken disk. */
+static int read_failed(struct convert *c, int r, uint64_t offset)
+{
+    c->t.verb = "reading the image";
+    if (r == -EIO && !c->from->raw)
+        cow_fail(c->t.err,
+                 "the image is damaged or truncated (near byte %llu of the disk): "
+                 "see vmctl image check",
+                 (unsigned long long)offset);
+    return r;
+}
+
 static int copy(struct convert *c)
 {
     for (uint64_t offset = 0; offset < c->from->size;) {
@@ -82,10 +94,8 @@ static int copy(struct convert *c)
         bool zero;
         int r = get(c, offset, &length, &zero);
 
-        if (r < 0) {
-            c->t.verb = "reading the image";
-            return r;
-        }
+        if (r < 0)
+            return read_failed(c, r, offset);
         if (!zero)
             r = c->to ? put_qcow(c, length, offset) : put_raw(c, length, offset);
         if (r < 0) {

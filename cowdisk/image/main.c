@@ -265,7 +265,6 @@ static const char *hint(int r)
     case -ENOSPC: return ": nothing is lost; make room and try again";
     case -EACCES:
     case -EPERM: return ": run this as somebody who may";
-    case -EIO: return ": see vmctl image check, and the disk it is on";
     default: return "";
     }
 }

@@ -7,13 +7,9 @@
 #include "cowdisk/import/import.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "cowdisk/internal.h"
-
-#define COPY_BYTES (1u << 20)
 
 struct magic {
     const char *bytes;
@@ -77,98 +73,22 @@ static int open_source(struct import *import, struct cow_disk **ret_disk)
     return 0;
 }
 
-/* Writes the blocks of a buffer that hold anything, neighbours together. */
-static int write_sparse(const uint8_t *data, uint64_t length, uint64_t offset)
+static int copy_progress(void *opaque, uint64_t done, uint64_t total)
 {
-    for (uint64_t at = 0; at < length;) {
-        uint64_t start, step = cow_min(COW_BLOCK_SIZE, length - at);
-        int r;
-
-        if (cow_is_zero(data + at, step)) {
-            at += step;
-            continue;
-        }
-        start = at;
-        while (at < length && !cow_is_zero(data + at, cow_min(COW_BLOCK_SIZE, length - at)))
-            at += cow_min(COW_BLOCK_SIZE, length - at);
-        r = cow_write_full(FD_DISK, data + start, at - start, offset + start);
-        if (r < 0)
-            return r;
-    }
-    return 0;
-}
-
-/* How much from `offset` on surely is zeroes, without reading it. Nothing lies under the image. */
-static int known_zeroes(struct cow_disk *disk, uint64_t offset, uint64_t *ret_length)
-{
-    struct cow_map map;
-    int r = cow_map(disk, offset, cow_size(disk) - offset, &map);
-
-    if (r == 0)
-        *ret_length = map.kind == COW_MAP_DATA ? 0 : map.length;
-    return r;
-}
-
-static int copy_disk(struct import *import, struct cow_disk *disk, uint8_t *buffer,
-                     const char **ret_verb)
-{
-    uint64_t offset = 0;
-
-    while (offset < import->disk_bytes) {
-        uint64_t length = 0;
-        int r = known_zeroes(disk, offset, &length);
-
-        *ret_verb = "reading the image";
-        if (r == 0 && length == 0) {
-            struct iovec iov;
-            length = cow_min(COPY_BYTES, import->disk_bytes - offset);
-            iov = (struct iovec){.iov_base = buffer, .iov_len = length};
-            r = cow_preadv(disk, &iov, 1, offset);
-            if (r == 0) {
-                *ret_verb = "writing the disk";
-                r = write_sparse(buffer, length, offset);
-            }
-        }
-        if (r < 0)
-            return r;
-        offset += length;
-        *ret_verb = "reporting progress";
-        r = import_progress(import, offset);
-        if (r < 0)
-            return r;
-    }
-    return 0;
+    (void)total;
+    return import_progress(opaque, done);
 }
 
 int import_copy(struct import *import)
 {
-    const char *verb = "writing the disk";
+    struct cow_convert_options options = {.format = COW_FORMAT_RAW};
     struct cow_disk *disk;
-    uint8_t *buffer;
     int r = open_source(import, &disk);
 
     if (r < 0)
         return r;
     import->total = 2 * import->disk_bytes;
-    buffer = malloc(COPY_BYTES);
-    if (!buffer)
-        r = -ENOMEM;
-    if (r == 0 && ftruncate(FD_DISK, (off_t)import->disk_bytes) < 0)
-        r = -errno;
-    if (r == 0)
-        r = copy_disk(import, disk, buffer, &verb);
-    if (r == 0) {
-        verb = "writing the disk";
-        r = cow_sync(FD_DISK);
-    }
-    if (r == -EIO && !disk->raw && strcmp(verb, "reading the image") == 0)
-        cow_fail(&import->error,
-                 "the image is damaged or truncated (near byte %llu of the disk): "
-                 "see qemu-img check",
-                 (unsigned long long)import->done);
-    else if (r < 0)
-        cow_fail(&import->error, "%s: %s", verb, strerror(-r));
-    free(buffer);
+    r = cow_convert(disk, FD_DISK, &options, copy_progress, import, &import->error);
     cow_close(disk);
     return r;
 }

@@ -3,7 +3,7 @@
 #
 # vmctl image beside qemu-img: whatever ours makes, theirs finds clean, equal and as described.
 . "$(dirname "$0")/functions.sh"
-need qemu-img qemu-io qemu-nbd jq
+need qemu-img qemu-io qemu-nbd jq script "${CC:-cc}"
 need_built vmctl vmmd-image
 cd "$TMP"
 export VMMD_BUS_ADDRESS=unix:path=/nowhere # no vmmd is needed, and none is there
@@ -195,6 +195,35 @@ $V info c.qcow2 --force-share >/dev/null || fail "info --force-share"
 $V check c.qcow2 --force-share >/dev/null || fail "check --force-share"
 refused 2 "cannot be repaired" check c.qcow2 --repair all --force-share
 [ ! -e new4 ] || fail "convert of an image in use left a file"
+
+# ---- the sandbox: when it writes, it can open nothing any more
+cat >probe.c <<'END'
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+ssize_t pwrite64(int fd, const void *data, size_t length, off_t offset);
+ssize_t pwrite64(int fd, const void *data, size_t length, off_t offset)
+{
+    dprintf(2, open("/etc/passwd", O_RDONLY) < 0 && errno == EPERM ? "shut\n" : "OPEN\n");
+    return syscall(SYS_pwrite64, fd, data, length, offset);
+}
+END
+"${CC:-cc}" -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -shared -fPIC -o probe.so probe.c
+qemu-img create -q -f qcow2 p.qcow2 8M
+qemu-io -f qcow2 -c "write 0 64k" p.qcow2 >/dev/null
+for command in "create new6 --size 1M" "convert p.qcow2 --output new7" "resize p.qcow2 --size 9M" "rebase p.qcow2 --backing base.raw"; do
+    # shellcheck disable=SC2086
+    LD_PRELOAD=$TMP/probe.so $V $command 2>out || fail "$command with the probe: $(cat out)"
+    [ "$(sort -u out)" = shut ] || fail "$command is not in the sandbox: $(sort -u out)"
+done
+
+# ---- a bar on a terminal, nothing elsewhere
+$V convert model.raw --output new8 2>out
+[ ! -s out ] || fail "convert writes to a stderr that is no terminal: $(cat out)"
+script -qec "$V convert model.raw --output new9" /dev/null >out
+grep -q "model.raw \[#* *\.*\] *[0-9]* %" out || fail "no bar: $(cat out)"
 
 # ---- what is no image
 mkfifo fifo
