@@ -43,6 +43,9 @@ class Trio:
         else:
             run("qemu-img", "create", "-q", "-f", "qcow2", "-o", f"cluster_size={cluster}{options}",
                 self.twin, str(size))
+            if name.startswith("snapshot"):
+                run("qemu-io", "-f", "qcow2", "-c", "write -P 5 100k 900k", "-c", "write -P 6 2M 100k", self.twin)
+                run("qemu-img", "snapshot", "-c", "frozen", self.twin)
             run("cp", self.twin, self.ours)
         run("qemu-img", "convert", "-O", "raw", self.twin, self.model)
         self.fd = os.open(self.model, os.O_RDWR)
@@ -145,8 +148,17 @@ def main():
             trios.append(Trio(rng, f"{name}-{cluster}", cluster, backing, size, ""))
     trios.append(Trio(rng, "lazy", 65536, None, 5 << 20, ",lazy_refcounts=on"))
     trios.append(Trio(rng, "metadata", 4096, None, 5 << 20, ",preallocation=metadata"))
+    for name, options in (("version-2", ",compat=0.10"), ("narrow", ",refcount_bits=1"), ("wide", ",refcount_bits=64")):
+        trios.append(Trio(rng, name, 4096, None, 5 << 20, options))
+    frozen = [Trio(rng, f"snapshot-{cluster}", cluster, None, 5 << 20, "") for cluster in (4096, 65536)]
+    for trio in frozen:
+        run("qemu-img", "convert", "-l", "frozen", "-O", "raw", trio.twin, f"{trio.model}.frozen")
+    trios += frozen
     for _ in range(STOPS):
         rng.choice(trios).round()
+    for trio in frozen:
+        run(IMAGE, "convert", trio.ours, "--snapshot=frozen", f"--output={trio.model}.now", "--to=raw")
+        run("cmp", f"{trio.model}.now", f"{trio.model}.frozen")
     print(f"ok: seed {SEED}: {STOPS} stops on {len(trios)} images, equal and clean at each")
 
 
