@@ -258,9 +258,13 @@ static const struct image_command *find_command(const char *name)
 
 /* ---- work ------------------------------------------------------------------------------------ */
 
-static const char *hint(int r)
+static const char *hint(int r, const char *text)
 {
     switch (r) {
+    case -ENOTSUP:
+        return strstr(text, "can only be read") && !strstr(text, "repair")
+                   ? ": make one that can be written with vmctl image convert"
+                   : "";
     case -EBUSY: return ": stop the guest or the program that uses it first";
     case -ENOSPC: return ": nothing is lost; make room and try again";
     case -EACCES:
@@ -276,7 +280,7 @@ static int failed(const struct image *image, int r)
 
     if (!text[0])
         text = strerror(-r);
-    tell(image, "%s%s%s%s", named ? "" : file, named ? "" : ": ", text, hint(r));
+    tell(image, "%s%s%s%s", named ? "" : file, named ? "" : ": ", text, hint(r, text));
     return IMAGE_FAILED;
 }
 

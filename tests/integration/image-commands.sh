@@ -95,6 +95,12 @@ refused 1 "no snapshot\|snapshot" convert snap.qcow2 --snapshot other --output n
 refused 2 "raw image has no clusters" convert top.qcow2 --output new2 --to raw --compress
 refused 1 "exists already" convert top.qcow2 --output new
 
+qemu-img create -q -f qcow2 -o data_file=data,data_file_raw=on outer.qcow2 4M
+qemu-io -f qcow2 -c "write -P 1 1M 1M" outer.qcow2 >/dev/null
+(cd sub && $V convert ../outer.qcow2 --output ../inner.qcow2) || fail "convert of an image with a data file"
+same outer.qcow2 inner.qcow2
+refused 1 "external file.*image convert" resize outer.qcow2 --size 8M
+
 # ---- resize
 cp top.qcow2 r.qcow2
 for size in 20M 5000192 30G 11M; do
