@@ -78,7 +78,7 @@ MEMSHARE_LIBS := -lxxhash
 BUS_LIBS      := -ldbus-1 -levent_core
 DAEMON_LIBS   := $(BUS_LIBS) -ljansson -linih -lsystemd -lcap-ng
 GUEST_LIBS    := -lseccomp -lcap-ng -lrt -lm
-IMPORT_LIBS   := -lext2fs -lcom_err -lblkid -lseccomp -lcap-ng
+IMPORT_LIBS   := -lqcow -lext2fs -lcom_err -lblkid -lseccomp -lcap-ng
 IMAGE_LIBS    := -ljansson -lseccomp -lcap-ng
 
 $(BUILD)/obj/vmmd/vmm/acpi.o: $(BUILD)/gen/dsdt.hex

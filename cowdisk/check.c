@@ -119,7 +119,7 @@ static int prepare(struct check *c, struct cow_error *err)
 
     if (end < 0)
         return -errno;
-    r = cow_header_read(c->fd, NULL, &c->header, err);
+    r = cow_header_read(c->fd, NULL, false, &c->header, err);
     if (r < 0)
         return r;
     c->cluster_size = 1ull << c->header.cluster_bits;

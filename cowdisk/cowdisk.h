@@ -349,16 +349,25 @@ int cow_check(int fd, unsigned flags, struct cow_check_result *ret_result, cow_p
  * -------------------------------------------------------------------------------------- */
 
 /*
- * vmmd-import is a program (cowdisk/import/): the only one that parses foreign images and foreign
- * file systems. vmmd starts it with these fds and nothing else, sandboxed; it sends struct
- * cow_import_msg on the status socket (SOCK_SEQPACKET) and exits 0 after COW_IMPORT_DONE, 1 after
- * COW_IMPORT_FAILED. vmmd-import [--kernel] [--initrd] [--cmdline TEXT] fd 3  status socket fd 4
- * source image, read-only (raw or qcow2: told by its magic) fd 5  disk.raw   empty, read-write:
- * receives the sparse raw disk fd 6  hashes     empty, read-write: receives the hash file fd 7
- * kernel     empty, read-write, or with --kernel a copy of the caller's kernel, read-only: then it
- * is only checked (bzImage magic, size) fd 8  initrd     likewise with --initrd Without --cmdline
- * the command line is found: root= from the image's own file systems, e.g. "root=PARTUUID=... ro
- * console=ttyS0".
+ * vmmd-import is a program (cowdisk/import/): the only one that parses foreign file systems, and
+ * the only one that runs libqcow (for qcow version 1 and for AES). vmmd starts it with these fds
+ * and nothing else; it sandboxes itself, sends struct cow_import_msg on the status socket and exits
+ * 0 after COW_IMPORT_DONE, 1 after COW_IMPORT_FAILED.
+ *
+ * vmmd-import [--kernel] [--initrd] [--cmdline TEXT] [--passphrase]
+ *
+ * - fd 3: status socket, SOCK_SEQPACKET
+ * - fd 4: source image, read-only: raw, qcow2 or qcow, told by its first bytes
+ * - fd 5: disk.raw, empty, read-write: receives the sparse raw disk
+ * - fd 6: hashes, empty, read-write: receives the hash file
+ * - fd 7: kernel, empty, read-write; with --kernel a copy of the caller's, read-only: it is only
+ *   checked (bzImage magic, size)
+ * - fd 8: initrd, likewise with --initrd
+ * - fd 9: with --passphrase: a file, read-only, whose first line decrypts the source if it is
+ *   encrypted with AES. Whether it was the right one cannot be told but by what is then found.
+ *
+ * Without --cmdline the command line is found: root= from the image's own file systems, e.g.
+ * "root=PARTUUID=... ro console=ttyS0".
  */
 enum cow_import_type { COW_IMPORT_PROGRESS = 1, COW_IMPORT_DONE = 2, COW_IMPORT_FAILED = 3 };
 

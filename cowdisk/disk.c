@@ -146,7 +146,7 @@ static void set_geometry(struct cow_disk *disk)
 static int open_qcow(struct cow_disk *disk, const struct cow_open_options *o, struct cow_error *err)
 {
     struct stat st;
-    int r = cow_header_read(disk->fd, o->snapshot, &disk->header, err);
+    int r = cow_header_read(disk->fd, o->snapshot, o->flags & COW_CIPHERTEXT, &disk->header, err);
 
     if (r == 0)
         r = check_backing(disk, o->flags, err);
@@ -239,6 +239,8 @@ static int check_options(const struct cow_open_options *o, struct cow_error *err
         why = "an image can be shared only for reading";
     else if (o->snapshot && !(o->flags & COW_RDONLY))
         why = "a snapshot can only be read";
+    else if (o->flags & COW_CIPHERTEXT && !(o->flags & COW_RDONLY))
+        why = "an encrypted image can only be read";
     if (!why)
         return 0;
     cow_fail(err, "%s", why);

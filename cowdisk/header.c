@@ -108,7 +108,7 @@ static int refuse_features(const struct cow_header *h, struct cow_error *err)
         cow_fail(err, "clusters of %u bytes are too small for subclusters", 1u << h->cluster_bits);
         return -EINVAL;
     }
-    return refuse_encryption(h, err);
+    return 0;
 }
 
 /* A table of `bytes` at `offset` must be aligned, past the header and inside the file. */
@@ -268,7 +268,7 @@ int cow_header_parse(int fd, struct cow_header *ret_header, struct cow_error *er
     return r;
 }
 
-int cow_header_read(int fd, const char *snapshot, struct cow_header *ret_header,
+int cow_header_read(int fd, const char *snapshot, bool ciphertext, struct cow_header *ret_header,
                     struct cow_error *err)
 {
     off_t file_bytes = lseek(fd, 0, SEEK_END);
@@ -283,6 +283,8 @@ int cow_header_read(int fd, const char *snapshot, struct cow_header *ret_header,
     r = cow_header_parse(fd, &h, err);
     if (r == 0)
         r = refuse_features(&h, err);
+    if (r == 0 && !(ciphertext && h.crypt == COW_ENCRYPTION_AES))
+        r = refuse_encryption(&h, err);
     if (r == 0 && snapshot)
         r = cow_snapshot_select(fd, snapshot, &h, err);
     if (r == 0)

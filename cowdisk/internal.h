@@ -48,6 +48,10 @@
 #define COW_MAX_RUN            (4u << 20)    /* bytes allocated for one step of a write */
 #define COW_VEC                64            /* segments of one system call */
 
+/* A flag of cow_open() for vmmd-import: an image encrypted with AES as it is. Only with
+ * COW_RDONLY. */
+#define COW_CIPHERTEXT (1u << 31)
+
 /* ---- io.c ------------------------------------------------------------------------------------ */
 
 /* A place in the caller's iovec. */
@@ -297,8 +301,9 @@ int cow_file_bytes(int fd, uint64_t *ret_bytes, struct cow_error *err);
 
 /* What the header says; only what is needed to understand it is checked. */
 int cow_header_parse(int fd, struct cow_header *ret_header, struct cow_error *err);
-/* The header of an image that can be read: its features and tables are checked as well. */
-int cow_header_read(int fd, const char *snapshot, struct cow_header *ret_header,
+/* The header of an image that can be read: its features and tables are checked as well. AES is
+ * fine if `ciphertext`. */
+int cow_header_read(int fd, const char *snapshot, bool ciphertext, struct cow_header *ret_header,
                     struct cow_error *err);
 /* Puts the L1 table and the size of a snapshot (by id or name) in place of those of the active
  * state. -ENOENT: there is none. */

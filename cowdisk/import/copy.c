@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * From the source image to a sparse raw disk. Which of our readers reads it is told by the first
- * bytes; formats we know but do not read are refused by name, everything else is a raw disk. Zeroes
- * become holes.
+ * From the source image to a sparse raw disk. Which reader reads it is told by the first bytes;
+ * what only libqcow reads is in old.c; formats we know but do not read are refused by name,
+ * everything else is a raw disk. Zeroes become holes.
  */
 #include "cowdisk/import/import.h"
 
@@ -18,7 +18,6 @@ struct magic {
 };
 
 static const struct magic foreign[] = {
-    {"QFI\xfb\0\0\0\1", 8, "qcow version 1"},
     {"KDMV", 4, "VMDK"},
     {"COWD", 4, "VMDK (ESX)"},
     {"# Disk Descriptor", 17, "VMDK"},
@@ -54,6 +53,18 @@ static int recognise(struct import *import)
     return 0;
 }
 
+int import_check_size(struct import *import, uint64_t disk_bytes)
+{
+    if (disk_bytes == 0 || disk_bytes > IMPORT_MAX_DISK) {
+        cow_fail(&import->error, "a disk of %llu bytes cannot be imported (1 byte to 4 TiB can)",
+                 (unsigned long long)disk_bytes);
+        return -EINVAL;
+    }
+    import->disk_bytes = disk_bytes;
+    import->total = 2 * disk_bytes;
+    return 0;
+}
+
 static int open_source(struct import *import, struct cow_disk **ret_disk)
 {
     struct cow_open_options options = {.fd = FD_SOURCE, .flags = COW_RDONLY, .data_fd = -1};
@@ -63,14 +74,10 @@ static int open_source(struct import *import, struct cow_disk **ret_disk)
         r = cow_open(ret_disk, &options, &import->error);
     if (r < 0)
         return r;
-    import->disk_bytes = cow_size(*ret_disk);
-    if (import->disk_bytes == 0 || import->disk_bytes > IMPORT_MAX_DISK) {
-        cow_fail(&import->error, "a disk of %llu bytes cannot be imported (1 byte to 4 TiB can)",
-                 (unsigned long long)import->disk_bytes);
+    r = import_check_size(import, cow_size(*ret_disk));
+    if (r < 0)
         cow_close(*ret_disk);
-        return -EINVAL;
-    }
-    return 0;
+    return r;
 }
 
 static int copy_progress(void *opaque, uint64_t done, uint64_t total)
@@ -83,11 +90,14 @@ int import_copy(struct import *import)
 {
     struct cow_convert_options options = {.format = COW_FORMAT_RAW};
     struct cow_disk *disk;
-    int r = open_source(import, &disk);
+    uint32_t version;
+    int r;
 
+    if (import_is_old(&version))
+        return import_copy_old(import, version);
+    r = open_source(import, &disk);
     if (r < 0)
         return r;
-    import->total = 2 * import->disk_bytes;
     r = cow_convert(disk, FD_DISK, &options, copy_progress, import, &import->error);
     cow_close(disk);
     return r;

@@ -16,7 +16,8 @@ enum import_fd {
     FD_HASHES = 6,
     FD_KERNEL = 7,
     FD_INITRD = 8,
-    FD_END = 9,
+    FD_PASSPHRASE = 9, /* with --passphrase */
+    FD_END = 10,
 };
 
 #define IMPORT_MAX_DISK    (4ull << 40)   /* virtual size of an image */
@@ -29,7 +30,9 @@ enum import_fd {
 
 struct import {
     bool own_kernel, own_initrd; /* given by the caller, only to be checked */
-    const char *cmdline;         /* NULL: find it */
+    bool has_passphrase;
+    bool encrypted; /* the image was, and the passphrase may have been wrong: nobody can tell */
+    const char *cmdline; /* NULL: find it */
     uint64_t disk_bytes;
     uint64_t done, total, reported; /* progress */
     struct cow_import_msg result;
@@ -46,6 +49,13 @@ int import_allow_hashes(uint64_t disk_bytes);
 
 /* ---- copy.c */
 int import_copy(struct import *import);
+/* Notes the size of the disk, if it can be imported. */
+int import_check_size(struct import *import, uint64_t disk_bytes);
+
+/* ---- old.c */
+/* Is the source an image for libqcow? */
+bool import_is_old(uint32_t *ret_version);
+int import_copy_old(struct import *import, uint32_t version);
 
 /* ---- report.c */
 int import_progress(struct import *import, uint64_t done);

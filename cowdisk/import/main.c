@@ -19,6 +19,7 @@ static int parse_arguments(struct import *import, int argc, char **argv)
         {"kernel", no_argument, NULL, 'k'},
         {"initrd", no_argument, NULL, 'i'},
         {"cmdline", required_argument, NULL, 'c'},
+        {"passphrase", no_argument, NULL, 'p'},
         {0},
     };
     int option;
@@ -28,6 +29,7 @@ static int parse_arguments(struct import *import, int argc, char **argv)
         case 'k': import->own_kernel = true; break;
         case 'i': import->own_initrd = true; break;
         case 'c': import->cmdline = optarg; break;
+        case 'p': import->has_passphrase = true; break;
         default: return -EINVAL;
         }
     }
@@ -62,6 +64,18 @@ static int write_hashes(struct import *import)
     return r;
 }
 
+/* Whoever decrypts with the wrong passphrase gets noise, and nothing tells so. */
+static int find_boot(struct import *import)
+{
+    int r = import_find_boot(import);
+    size_t used = strlen(import->error.text);
+
+    if (r < 0 && import->encrypted)
+        snprintf(import->error.text + used, sizeof(import->error.text) - used,
+                 " (or the passphrase is wrong)");
+    return r;
+}
+
 static int run(struct import *import)
 {
     int r = import_enter_sandbox(&import->error);
@@ -71,7 +85,7 @@ static int run(struct import *import)
     if (r == 0)
         r = import_limit_cpu(FIND_CPU_SECONDS);
     if (r == 0)
-        r = import_find_boot(import);
+        r = find_boot(import);
     if (r == 0)
         r = import_limit_cpu(0);
     if (r == 0)
@@ -97,8 +111,8 @@ int main(int argc, char **argv)
     int r = parse_arguments(&import, argc, argv);
 
     if (r == -EINVAL) {
-        fprintf(stderr, "usage: vmmd-import [--kernel] [--initrd] [--cmdline TEXT]\n"
-                        "(started by vmmd, with its files on fds 3 to 8)\n");
+        fprintf(stderr, "usage: vmmd-import [--kernel] [--initrd] [--cmdline TEXT] [--passphrase]\n"
+                        "(started by vmmd, with its files on fds 3 to 9)\n");
         return 2;
     }
     if (r == 0)

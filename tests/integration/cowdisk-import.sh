@@ -26,7 +26,7 @@ cat > "$W/run.c" <<'C'
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
-/* run IMPORT SOURCE OUTDIR [options]: KERNEL and INITRD in the environment are given files. */
+/* run IMPORT SOURCE OUTDIR [options]: KERNEL, INITRD and PASSPHRASE in the environment are given files. */
 static int put(const char *dir, const char *name, const char *given, int to)
 {
     char path[512];
@@ -39,7 +39,7 @@ static int put(const char *dir, const char *name, const char *given, int to)
 int main(int argc, char **argv)
 {
     struct cow_import_msg msg;
-    int pair[2], fds[9], status;
+    int pair[2], fds[10], status;
     ssize_t n;
     pid_t pid;
     if (argc < 4 || socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair) < 0) return 3;
@@ -49,14 +49,15 @@ int main(int argc, char **argv)
     fds[6] = put(argv[3], "hashes", NULL, 6);
     fds[7] = put(argv[3], "kernel", getenv("KERNEL"), 7);
     fds[8] = put(argv[3], "initrd", getenv("INITRD"), 8);
+    fds[9] = getenv("PASSPHRASE") ? put("", "", getenv("PASSPHRASE"), 9) : -1;
     pid = fork();
     if (pid == 0) {
-        for (int i = 3; i < 9; i++) dup2(fds[i], i);
+        for (int i = 3; i < 10; i++) if (fds[i] >= 0) dup2(fds[i], i);
         argv[3] = argv[1];
         execv(argv[1], argv + 3);
         _exit(3);
     }
-    for (int i = 3; i < 9; i++) close(fds[i]);
+    for (int i = 3; i < 10; i++) close(fds[i]);
     close(pair[1]);
     while ((n = recv(pair[0], &msg, sizeof(msg), 0)) == sizeof(msg)) {
         if (msg.type == COW_IMPORT_PROGRESS) continue;
@@ -179,6 +180,85 @@ bad "a link to itself" "no kernel found" "$W/loop.raw"
 qemu-img convert -f raw -O qcow2 -o extended_l2=on "$W/whole.raw" "$W/x.qcow2" && good "extended L2" "$NEW" "$W/x.qcow2"
 qemu-img convert -f raw -O qcow2 -c -o compression_type=zstd "$W/whole.raw" "$W/x.qcow2" && good "zstd" "$NEW" "$W/x.qcow2"
 
+# ---- through libqcow: version 1, AES
+same() { cmp "$W/whole.raw" "$W/result/disk.raw" || fail "$1: the disk differs"; }
+qemu-img convert -f raw -O qcow "$W/whole.raw" "$W/v1.qcow" && good "qcow version 1" "$NEW" "$W/v1.qcow" && same "version 1"
+qemu-img convert -c -f raw -O qcow "$W/whole.raw" "$W/v1c.qcow" # fails at its very end without a word: the image is whole
+qemu-img compare -q -f raw -F qcow "$W/whole.raw" "$W/v1c.qcow" || fail "qemu-img makes no compressed image of version 1"
+good "qcow version 1, compressed" "$NEW" "$W/v1c.qcow" && same "version 1, compressed"
+echo "correct horse" > "$W/passphrase"; echo "battery staple" > "$W/wrong"
+aes() { # FORMAT FILE [option]
+    qemu-img convert --object secret,id=s,data="correct horse" -f raw -O "$1" -o "encrypt.format=aes,encrypt.key-secret=s${3:-}" "$W/whole.raw" "$2" 2>/dev/null ||
+        fail "qemu-img makes no $1 with AES"
+}
+aes qcow "$W/aes1.qcow"; aes qcow2 "$W/aes2.qcow2" ",compat=0.10"; aes qcow2 "$W/aes3.qcow2" ",cluster_size=4k"
+for image in aes1.qcow aes2.qcow2 aes3.qcow2; do
+    PASSPHRASE=$W/passphrase good "AES: $image" "$NEW" "$W/$image" --passphrase && same "$image"
+    PASSPHRASE=$W/wrong bad "$image, wrong passphrase" "or the passphrase is wrong" "$W/$image" --passphrase
+    bad "$image, no passphrase" "passphrase is needed" "$W/$image"
+done
+PASSPHRASE=$W/passphrase good "a passphrase that is not needed" "$NEW" "$W/v1.qcow" --passphrase
+# What libqcow gets wrong never gets to it.
+qemu-io --object secret,id=s,data="correct horse" --image-opts -c "write -z 1M 1M" "driver=qcow2,file.filename=$W/aes3.qcow2,encrypt.format=aes,encrypt.key-secret=s" >/dev/null
+PASSPHRASE=$W/passphrase bad "AES and zero clusters" "zero clusters" "$W/aes3.qcow2" --passphrase
+head -c 700000 "$W/aes2.qcow2" > "$W/cut.qcow2"; PASSPHRASE=$W/passphrase bad "AES, truncated" "damaged or truncated" "$W/cut.qcow2" --passphrase
+head -c 700100 "$W/v1.qcow" > "$W/cut.qcow"; bad "version 1, truncated" "damaged or truncated" "$W/cut.qcow"
+qemu-img create -q -f qcow -b "$W/whole.raw" -F raw "$W/child.qcow"; bad "version 1 over a backing file" "needs a backing file" "$W/child.qcow"
+python3 - "$W/v1c.qcow" "$W" <<'P'
+import random, struct, sys
+data = open(sys.argv[1], 'rb').read()
+l1 = struct.unpack('>Q', data[40:48])[0]
+l2 = next(e for e in struct.unpack('>16Q', data[l1:l1 + 128]) if e)
+at = next(i for i in range(0, 4096, 8) if data[l2 + i] >> 7)
+entry = struct.unpack('>Q', data[l2 + at:l2 + at + 8])[0]
+offset = entry & (1 << (63 - data[32])) - 1
+short = bytearray(data)
+short[offset:offset + 3] = b'\x03\0\0' # deflate: the end, at once
+open(sys.argv[2] + '/short.qcow', 'wb').write(short)
+P
+bad "version 1, a deflate stream that ends early" "not a whole one" "$W/short.qcow"
+theirs() { # FILE: as QEMU reads it
+    case $1 in
+    *.aes) timeout 20 qemu-img convert --object secret,id=s,data="correct horse" --image-opts -O raw \
+        "driver=qcow2,file.filename=$1,encrypt.format=aes,encrypt.key-secret=s" "$W/theirs.raw" ;;
+    *) timeout 20 qemu-img convert -f qcow -O raw "$1" "$W/theirs.raw" ;;
+    esac 2>/dev/null
+}
+damage() { # SOURCE KIND COUNT: what was copied of damaged images is what QEMU reads, if QEMU reads it
+    local i status read_well=0 mutant
+    python3 - "$1" "$W" "$2" "$3" "${MUTANT_SEED:-2}" <<'P'
+import random, struct, sys
+data = open(sys.argv[1], 'rb').read()
+l1 = struct.unpack('>Q', data[40:48])[0]
+l2 = next(e for e in struct.unpack('>16Q', data[l1:l1 + 128]) if e) & 0xffffffffffff
+r = random.Random(int(sys.argv[5]))
+for i in range(int(sys.argv[4])):
+    m = bytearray(data)
+    for _ in range(r.choice((1, 1, 2, 8))):
+        at = r.choice((r.randrange(72), l1 + r.randrange(16), l2 + r.randrange(4096), r.randrange(len(m))))
+        m[at] = r.choice((0, 1, 255, r.randrange(256), m[at] ^ 1 << r.randrange(8)))
+    open(f'{sys.argv[2]}/mutant-{i}.{sys.argv[3]}', 'wb').write(m)
+P
+    for ((i = 0; i < $3; i++)); do
+        mutant=$W/mutant-$i.$2
+        PASSPHRASE=$W/passphrase import "$mutant" --passphrase; status=$?
+        case $status in
+        0|1) ;;
+        *) fail "damaged $2, mutant $i: $status: $(cat "$W/out" "$W/err")" ;;
+        esac
+        if [ -s "$W/result/disk.raw" ] && ! grep -Eq "^failed: (the image|.*cannot be imported)" "$W/out" && theirs "$mutant"; then
+            cmp "$W/theirs.raw" "$W/result/disk.raw" || fail "damaged $2, mutant $i reads differently"
+            read_well=$((read_well + 1))
+        fi
+        rm "$mutant"
+    done
+    [ $((read_well * 10)) -gt "$3" ] || fail "only $read_well mutants were read"
+    echo "ok: $3 damaged images ($2): $read_well read as QEMU reads them, the others refused"
+}
+damage "$W/v1c.qcow" qcow "${MUTANTS:-50}"
+damage "$W/v1.qcow" qcow "${MUTANTS:-20}"
+damage "$W/aes2.qcow2" aes "${MUTANTS:-30}"
+
 # ---- given kernels
 export KERNEL=$T/boot/vmlinuz-6.1.0-9-cloud-amd64
 good "given kernel" "kernel=1: initrd=0 .*cmdline=root=/dev/vda ro" "$W/root.raw" --kernel
@@ -205,7 +285,6 @@ qemu-img create -q -f qcow2 --object secret,id=s,data=x -o encrypt.format=luks,e
     bad "LUKS" "LUKS" "$W/luks.qcow2"
 qemu-img create -q -f qcow2 -o data_file="$W/data",data_file_raw=on "$W/x.qcow2" 1M; bad "external data" "external data" "$W/x.qcow2"
 qemu-img convert -f raw -O vmdk "$W/whole.raw" "$W/x.vmdk"; bad "VMDK" "VMDK" "$W/x.vmdk"
-qemu-img convert -f raw -O qcow "$W/whole.raw" "$W/x.qcow"; bad "qcow version 1" "qcow version 1" "$W/x.qcow"
 
 # ---- hostile file systems: whatever happens, it ends, and soon
 python3 - "$W/whole.raw" "$W" <<'P'
