@@ -227,9 +227,10 @@ define fuzz
 @$(BUILD)/fuzz/fuzz-$(1) $(FUZZ) -artifact_prefix=$(BUILD)/fuzz/ $(BUILD)/fuzz/corpus-$(1) $(3)
 endef
 
-# The image reader and writer, and the pool's side of page sharing, fed with anything.
+# The image reader and writer, check and repair, and the pool's side of page sharing, fed with anything.
 fuzz: fuzz-cowdisk
 	$(call fuzz,memshare,$(MEMSHARE_SRC) $(MEMSHARE_LIBS))
+	$(call fuzz,check,$(COWDISK_SRC) $(COWDISK_LIBS),$(BUILD)/fuzz/seeds-cowdisk -timeout=10 -rss_limit_mb=1024)
 
 # An input may take a second and 256 MiB; what freed memory waits in (the quarantine) counts.
 fuzz-cowdisk: export ASAN_OPTIONS := quarantine_size_mb=8

@@ -21,6 +21,7 @@
 #define MAX_BITMAP_DIR    (64u << 20) /* bytes, as QEMU */
 #define MAX_BITMAP_TABLE  (32u << 20) /* entries: 256 MiB of them */
 #define AUTOCLEAR_BITMAPS 1ull
+#define BITMAP_RESERVED   0xff000000000001feull
 #define BITMAP_FIXED      24u
 
 static unsigned get16(const uint8_t *p)
@@ -262,8 +263,8 @@ static int count_bitmap_table(struct check *c, uint64_t offset, uint64_t size)
 {
     uint64_t entry;
 
-    if (offset % c->cluster_size || size > MAX_BITMAP_TABLE || offset > c->file_bytes ||
-        size * 8 > c->file_bytes - offset) {
+    if (offset == 0 || offset % c->cluster_size || size > MAX_BITMAP_TABLE ||
+        offset > c->file_bytes || size * 8 > c->file_bytes - offset) {
         check_problem(c, "a bitmap table at 0x%llx is not valid", (unsigned long long)offset);
         c->blind = true;
         return 0;
@@ -276,31 +277,49 @@ static int count_bitmap_table(struct check *c, uint64_t offset, uint64_t size)
         if (r < 0)
             return r;
         entry = be64toh(entry);
+        if (entry & BITMAP_RESERVED || (entry & QCOW_OFFSET_MASK) % c->cluster_size)
+            check_problem(c, "an entry of the bitmap table at 0x%llx is not valid",
+                          (unsigned long long)offset);
         if (entry & QCOW_OFFSET_MASK)
             refer(c, entry & QCOW_OFFSET_MASK, c->cluster_size, "a bitmap");
     }
     return 0;
 }
 
+static void bad_directory(struct check *c, uint64_t offset)
+{
+    check_problem(c, "the bitmap directory at 0x%llx is not valid", (unsigned long long)offset);
+    c->blind = true;
+}
+
+/* Entries of `n` bitmaps, one behind the other, fill the directory. */
 static int count_bitmap_directory(struct check *c, uint64_t offset, uint64_t size, uint32_t n)
 {
-    uint64_t at = offset;
+    uint64_t at = offset, end = offset + size;
 
-    if (offset % c->cluster_size || size > MAX_BITMAP_DIR || n > MAX_BITMAPS) {
-        check_problem(c, "the bitmap directory at 0x%llx is not valid", (unsigned long long)offset);
-        c->blind = true;
+    if (offset == 0 || offset % c->cluster_size || size > MAX_BITMAP_DIR || n > MAX_BITMAPS ||
+        offset > c->file_bytes || size > c->file_bytes - offset) {
+        bad_directory(c, offset);
         return 0;
     }
     refer(c, offset, size, "the bitmap directory");
-    for (uint32_t i = 0; i < n && at + BITMAP_FIXED <= offset + size; i++) {
+    for (uint32_t i = 0; i < n; i++) {
         uint8_t fixed[BITMAP_FIXED];
+        uint64_t length;
         int r = cow_read_full(c->fd, fixed, sizeof(fixed), at);
-        if (r == 0)
-            r = count_bitmap_table(c, cow_get64(fixed), cow_get32(fixed + 8));
         if (r < 0)
             return r;
-        at += (BITMAP_FIXED + cow_get32(fixed + 20) + get16(fixed + 18) + 7ull) & ~7ull;
+        length = BITMAP_FIXED + cow_get32(fixed + 20) + (uint64_t)get16(fixed + 18);
+        length = (length + 7) & ~7ull;
+        if (length > end - at)
+            break;
+        r = count_bitmap_table(c, cow_get64(fixed), cow_get32(fixed + 8));
+        if (r < 0)
+            return r;
+        at += length;
     }
+    if (at != end)
+        bad_directory(c, offset);
     return 0;
 }
 
