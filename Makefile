@@ -31,7 +31,7 @@ CLI_SRC      := $(call src,cli)
 DAEMON_SRC   := $(call src,vmmd)
 # The interrupt controllers are pure models: in the library, where unit tests reach them.
 IRQCHIP_SRC  := $(addprefix vmmd/vmm/engine-soft/,irqchip.c pic.c lapic.c ioapic.c pit.c)
-VMM_SRC      := $(filter-out vmmd/vmm/main.c,$(call src,vmmd/vmm)) vmmd/proto.c $(IRQCHIP_SRC)
+VMM_SRC      := $(filter-out vmmd/vmm/main.c,$(call src,vmmd/vmm)) $(call src,vmmd/vmm/engine-kvm) vmmd/proto.c $(IRQCHIP_SRC)
 UNICORN_A    := $(shell pkg-config --variable=libdir unicorn 2>/dev/null)/libunicorn.a
 ifneq ($(wildcard $(UNICORN_A)),)
 SOFT_SRC     := $(filter-out $(IRQCHIP_SRC),$(call src,vmmd/vmm/engine-soft))

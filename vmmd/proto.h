@@ -23,7 +23,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define PROTO_VERSION     1u
+#define PROTO_VERSION     2u
 #define PROTO_MAGIC       0x766d6d64u /* "vmmd" */
 #define PROTO_MAX_FDS     16
 #define PROTO_NAME_MAX    64
@@ -62,6 +62,7 @@ enum proto_guest_state {
 };
 
 enum proto_engine { PROTO_ENGINE_SOFT = 1, PROTO_ENGINE_KVM = 2 };
+enum proto_cpu_model { PROTO_CPU_HOST = 0, PROTO_CPU_V2 = 1, PROTO_CPU_V3 = 2 };
 
 struct proto_header {
     uint32_t magic, version;
@@ -90,7 +91,9 @@ struct proto_setup {
     uint32_t scan_budget;        /* percent of one core; 0: no scanning */
     uint64_t max_mappings;       /* VMA budget of guest RAM */
     uint32_t drop_uid, drop_gid; /* to become when started as root; 0: stay */
-    uint8_t uuid[16];            /* of this guest */
+    uint32_t cpu_model;          /* enum proto_cpu_model; the software engine has its own */
+    uint32_t reserved;
+    uint8_t uuid[16]; /* of this guest */
     char cmdline[PROTO_CMDLINE_MAX];
 };
 

@@ -34,19 +34,39 @@ static void close_setup_fds(struct setup_fds *f)
     close_fd(&f->kvm);
 }
 
+static const struct engine_ops *find_engine(uint32_t engine)
+{
+    switch (engine) {
+    case PROTO_ENGINE_SOFT: return engine_soft();
+    case PROTO_ENGINE_KVM: return engine_kvm();
+    default: return NULL;
+    }
+}
+
+static int find_model(uint32_t number, enum engine_cpu_model *ret_model)
+{
+    switch (number) {
+    case PROTO_CPU_HOST: *ret_model = ENGINE_CPU_HOST; return 0;
+    case PROTO_CPU_V2: *ret_model = ENGINE_CPU_V2; return 0;
+    case PROTO_CPU_V3: *ret_model = ENGINE_CPU_V3; return 0;
+    default: return -EINVAL;
+    }
+}
+
 static int init_machine(struct worker *w, const struct proto_setup *setup, int kvm_fd, char *text,
                         size_t size)
 {
     struct machine_config config = {
         .memory_bytes = setup->memory_bytes,
         .vcpus = setup->vcpus,
-        .ops = setup->engine == PROTO_ENGINE_SOFT ? engine_soft() : NULL,
+        .ops = find_engine(setup->engine),
         .kvm_fd = kvm_fd,
         .events = {w, worker_on_ended, worker_on_device_failed, worker_on_idle},
     };
 
-    if (!config.ops) {
-        snprintf(text, size, "this build has no engine number %u", setup->engine);
+    if (!config.ops || find_model(setup->cpu_model, &config.cpu_model) < 0) {
+        snprintf(text, size, "this build has no engine number %u with CPU model %u", setup->engine,
+                 setup->cpu_model);
         return -ENOTSUP;
     }
     w->have_machine = true;
@@ -260,7 +280,7 @@ static int assemble(struct worker *w, const struct proto_setup *setup, struct se
     if (r == 0)
         r = start_threads(w, text, size);
     if (r == 0) {
-        r = sandbox_filter();
+        r = sandbox_filter(w->machine.ops->ioctls);
         if (r < 0)
             snprintf(text, size, "cannot install the system call filter: %s", strerror(-r));
     }

@@ -47,17 +47,24 @@ struct engine_host {
      * may do frozen work (gate.h), which replaces mappings of RAM. false: leave vcpu_run() with
      * ENGINE_EXIT_STOPPED. */
     bool (*poll)(void *opaque, unsigned vcpu);
-    /* The vCPU halts (HLT) or runs again; while it halts it counts as not running guest code.
-     * Both may do work like poll; resume blocks and returns like it. */
+    /* The vCPU begins to run guest code (resume) or ends (halt), and so around HLT where the
+     * engine sees it: while a vCPU halts it counts as not running guest code. Where the kernel
+     * halts it, it is kicked like one that runs. Both may do work like poll; resume blocks and
+     * returns like it. */
     void (*halt)(void *opaque, unsigned vcpu);
     bool (*resume)(void *opaque, unsigned vcpu);
 };
 
+/* Which CPU a guest sees, where the engine has a choice. A named one has what every host of that
+ * level has, so that a saved guest can go on on another host. */
+enum engine_cpu_model { ENGINE_CPU_HOST, ENGINE_CPU_V2, ENGINE_CPU_V3 };
+
 struct engine_config {
     struct engine_host host;
     uint32_t vcpus;
-    int kvm_fd;          /* /dev/kvm for the KVM engine, else -1 */
+    int kvm_fd;          /* /dev/kvm for the KVM engine, else -1; used in create() only */
     uint32_t buffer_mib; /* software: translation buffer in MiB; 0: default */
+    enum engine_cpu_model cpu_model;
 };
 
 /* Where guest code begins: 64-bit mode with paging on, as the Linux 64-bit boot protocol wants it
@@ -70,6 +77,9 @@ struct engine_entry {
 struct engine_ops {
     const char *name;
     bool in_kernel_irqchip;
+    /* The ioctls that it makes behind the system call filter (sandbox.h), ended by 0; NULL: none.
+     */
+    const unsigned long *ioctls;
 
     int (*create)(const struct engine_config *config, struct engine **ret_engine);
     void (*destroy)(struct engine *engine);
@@ -99,10 +109,13 @@ struct engine_ops {
     void (*clock_shift)(struct engine *engine, uint64_t ns);
     uint64_t (*tsc_khz)(struct engine *engine);
 
-    /* Optional. An eventfd that fires an MSI; an eventfd written when the guest writes gpa. */
+    /* Optional. An eventfd that fires an MSI (again: another MSI; address 0: no longer); an eventfd
+     * written when the guest writes `size` bytes (0: any) at gpa. */
     int (*irqfd)(struct engine *engine, int fd, uint64_t address, uint32_t data);
     int (*ioeventfd)(struct engine *engine, uint64_t gpa, unsigned size, int fd, bool add);
-    /* Optional. One bit per page of [gpa, gpa+bytes) written since the last call. */
+    /* Optional. One bit per page of [gpa, gpa+bytes), which is what map_ram() was given: written
+     * by the guest since the last call. The first call starts the log and says all. NULL ends it.
+     */
     int (*dirty_log)(struct engine *engine, uint64_t gpa, uint64_t bytes, uint64_t *ret_bitmap);
 
     /* One line about the last failure, or "". */
@@ -111,5 +124,6 @@ struct engine_ops {
 
 /* NULL when the build lacks it. */
 const struct engine_ops *engine_soft(void);
+const struct engine_ops *engine_kvm(void);
 
 #endif

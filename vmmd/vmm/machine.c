@@ -98,6 +98,7 @@ static int create_engine(struct machine *m, const struct machine_config *config)
                  host_halt, host_resume},
         .vcpus = config->vcpus,
         .kvm_fd = config->kvm_fd,
+        .cpu_model = config->cpu_model,
     };
     int r = m->ops->create(&ec, &m->engine);
 

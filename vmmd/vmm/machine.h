@@ -92,6 +92,7 @@ struct machine_config {
     unsigned vcpus;
     const struct engine_ops *ops;
     int kvm_fd;
+    enum engine_cpu_model cpu_model;
     struct machine_events events;
 };
 

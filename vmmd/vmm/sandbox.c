@@ -93,7 +93,7 @@ static const struct rule rules[] = {
     {SCMP_SYS(exit_group), "end"},
 };
 
-static int add_rules(scmp_filter_ctx filter)
+static int add_rules(scmp_filter_ctx filter, const unsigned long *ioctls)
 {
     int r = 0;
 
@@ -114,6 +114,10 @@ static int add_rules(scmp_filter_ctx filter)
     if (r == 0)
         r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
                              SCMP_A1(SCMP_CMP_EQ, 0xc020aa00u));
+    /* What the engine asks of the kernel: of descriptors that it was given. */
+    for (; r == 0 && ioctls && *ioctls; ioctls++)
+        r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
+                             SCMP_A1(SCMP_CMP_EQ, *ioctls));
     /* A thread name; nothing else of prctl. */
     if (r == 0)
         r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1,
@@ -121,7 +125,7 @@ static int add_rules(scmp_filter_ctx filter)
     return r;
 }
 
-int sandbox_filter(void)
+int sandbox_filter(const unsigned long *ioctls)
 {
     scmp_filter_ctx filter = seccomp_init(SCMP_ACT_KILL_PROCESS);
     int r;
@@ -130,7 +134,7 @@ int sandbox_filter(void)
         return -ENOMEM;
     r = seccomp_attr_set(filter, SCMP_FLTATR_CTL_TSYNC, 1);
     if (r == 0)
-        r = add_rules(filter);
+        r = add_rules(filter, ioctls);
     if (r == 0)
         r = seccomp_load(filter);
     seccomp_release(filter);

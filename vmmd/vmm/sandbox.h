@@ -12,7 +12,8 @@
 /* Gives up privileges: uid and gid (0: stay), capabilities, core dumps, new privileges. -errno. */
 int sandbox_drop_privileges(uint32_t uid, uint32_t gid);
 
-/* Installs the system call filter on all threads. -errno. A forbidden call kills the process. */
-int sandbox_filter(void);
+/* Installs the system call filter on all threads; `ioctls` (ended by 0, or NULL) are the engine's
+ * (engine.h). -errno. A forbidden call kills the process. */
+int sandbox_filter(const unsigned long *ioctls);
 
 #endif
