@@ -246,6 +246,24 @@ static void copy_table(struct kvm_cpuid2 *to, const struct kvm_cpuid2 *from)
     memcpy(to, from, sizeof(*from) + from->nent * sizeof(from->entries[0]));
 }
 
+int kvm_cpuid_filter(const struct kvm_cpuid2 *supported, enum engine_cpu_model model,
+                     struct kvm_cpuid2 *ret)
+{
+    int r = check_needs(supported, model);
+
+    if (r < 0)
+        return r;
+    copy_table(ret, supported);
+    if (model != ENGINE_CPU_HOST) {
+        keep(ret, is_in_named);
+        mask_features(ret, model);
+        limit_leaves(ret);
+        name_it(ret, model);
+    }
+    fix_xsave(ret);
+    return 0;
+}
+
 int kvm_cpuid_init(struct engine *e, int kvm_fd, enum engine_cpu_model model)
 {
     int r;
@@ -260,18 +278,7 @@ int kvm_cpuid_init(struct engine *e, int kvm_fd, enum engine_cpu_model model)
     force(e->supported, kvm_fd);
     keep(e->supported, not_hidden);
     mask_features(e->supported, ENGINE_CPU_HOST);
-    r = check_needs(e->supported, model);
-    if (r < 0)
-        return r;
-    copy_table(e->cpuid, e->supported);
-    if (model != ENGINE_CPU_HOST) {
-        keep(e->cpuid, is_in_named);
-        mask_features(e->cpuid, model);
-        limit_leaves(e->cpuid);
-        name_it(e->cpuid, model);
-    }
-    fix_xsave(e->cpuid);
-    return 0;
+    return kvm_cpuid_filter(e->supported, model, e->cpuid);
 }
 
 bool kvm_cpuid_possible(const struct engine *e, const struct kvm_cpuid2 *c)

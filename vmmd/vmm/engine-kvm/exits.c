@@ -56,13 +56,13 @@ static unsigned long long rip_of(struct vcpu *v)
     return regs.rip;
 }
 
-/* "0f 01 c1 ", or "unknown". */
+/* "0f 01 c1 ", or "unknown ". */
 static void describe_bytes(const struct kvm_run *run, char *text, size_t size)
 {
     const unsigned instruction = KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES;
     unsigned n = 0;
 
-    snprintf(text, size, "unknown");
+    snprintf(text, size, "unknown ");
     if (run->emulation_failure.ndata >= 3 && (run->emulation_failure.flags & instruction))
         n = run->emulation_failure.insn_size;
     for (unsigned i = 0; i < n && i < INSTRUCTION_MAX; i++)

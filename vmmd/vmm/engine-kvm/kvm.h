@@ -96,6 +96,9 @@ int kvm_ioeventfd(struct engine *e, uint64_t gpa, unsigned size, int fd, bool ad
 
 /* cpuid.c: fills e->cpuid and e->supported. -ENOTSUP: the host lacks what the model has. */
 int kvm_cpuid_init(struct engine *e, int kvm_fd, enum engine_cpu_model model);
+/* What the model leaves of it; tables of KVM_MAX_CPUID entries. */
+int kvm_cpuid_filter(const struct kvm_cpuid2 *supported, enum engine_cpu_model model,
+                     struct kvm_cpuid2 *ret);
 int kvm_cpuid_give(struct vcpu *v); /* to a new vCPU, with its number in it */
 /* Whether a vCPU of this host may show these entries (of a loaded state). */
 bool kvm_cpuid_possible(const struct engine *e, const struct kvm_cpuid2 *c);
