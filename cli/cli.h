@@ -200,7 +200,7 @@ struct cli_objects {
 };
 
 struct cli_manager {
-    char *version, *engine, *pressure, *pressure_reason;
+    char *version, *engine, *engine_reason, *host, *pressure, *pressure_reason;
     uint32_t scan_budget;
     uint64_t available, total, at_risk, low, critical, max_mappings;
 };
@@ -353,6 +353,7 @@ int cli_console(struct cli *cli, const struct cli_args *args);
 int cli_logs(struct cli *cli, const struct cli_args *args);
 int cli_memory(struct cli *cli, const struct cli_args *args);
 int cli_top(struct cli *cli, const struct cli_args *args);
+int cli_host(struct cli *cli, const struct cli_args *args);
 int cli_metrics(struct cli *cli, const struct cli_args *args);
 int cli_events(struct cli *cli, const struct cli_args *args);
 int cli_image(struct cli *cli, const struct cli_args *args);

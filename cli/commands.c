@@ -39,6 +39,7 @@ const struct cli_command cli_commands[] = {
      "show where guests' memory is and what sharing saves", cli_memory},
     {"top", "", {0}, {OPT_DELAY, OPT_ITERATIONS},
      "show what guests do, again and again; q leaves", cli_top},
+    {"host", "", {0}, {0}, "tell what this host can do for guests", cli_host},
     {"metrics", "", {0}, {0}, "print all figures as OpenMetrics text", cli_metrics},
     {"events", "", {0}, {0}, "print what happens, as it happens", cli_events},
     {"image info", "FILE", {0}, {OPT_IMAGE_FORMAT, OPT_FORCE_SHARE}, "tell all about an image file",

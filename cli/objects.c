@@ -71,6 +71,8 @@ static const struct field template_fields[] = {
 static const struct field manager_fields[] = {
     MANAGER("Version", DBUS_TYPE_STRING, version),
     MANAGER("Engine", DBUS_TYPE_STRING, engine),
+    MANAGER("EngineReason", DBUS_TYPE_STRING, engine_reason),
+    MANAGER("HostKind", DBUS_TYPE_STRING, host),
     MANAGER("MemoryPressure", DBUS_TYPE_STRING, pressure),
     MANAGER("MemoryPressureReason", DBUS_TYPE_STRING, pressure_reason),
     MANAGER("ScanBudget", DBUS_TYPE_UINT32, scan_budget),

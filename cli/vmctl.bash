@@ -70,7 +70,7 @@ _vmctl_complete()
                 mapfile -t COMPREPLY < <(compgen -f -- "$cur")
                 return
                 ;;
-            list | events | top | metrics | template\ *) ;;
+            list | events | top | host | metrics | template\ *) ;;
             *) words="$words $(_vmctl_names guest)" ;;
             esac
             ;;

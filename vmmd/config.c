@@ -66,6 +66,11 @@ static int set_default_engine(struct config *config, const char *value)
     return engine_parse(value, &config->default_engine);
 }
 
+static int set_cpu_model(struct config *config, const char *value)
+{
+    return cpu_model_parse(value, &config->cpu_model);
+}
+
 static int set_max_guests(struct config *config, const char *value)
 {
     return parse_number(value, 1, MAX_GUESTS_LIMIT, &config->max_guests);
@@ -177,6 +182,7 @@ static const struct {
     {"host", "root", set_root, "an absolute path"},
     {"guests", "default_memory", set_default_memory, "whole MiB, at least 32M"},
     {"guests", "default_engine", set_default_engine, "auto, soft or kvm"},
+    {"guests", "cpu_model", set_cpu_model, "host, x86-64-v2 or x86-64-v3"},
     {"guests", "max_guests", set_max_guests, "a number from 1 to 4096"},
     {"guests", "start_timeout", set_start_timeout, "seconds from 1 to 3600"},
 };

@@ -47,6 +47,7 @@ struct config {
     uint64_t pool_max;       /* bytes of one share group's store; 0: half of the host */
     uint64_t default_memory; /* bytes */
     enum engine_choice default_engine;
+    enum cpu_model cpu_model; /* of guests of the KVM engine */
     unsigned max_guests;
     unsigned start_timeout; /* seconds until a guest that does not start is given up */
     struct pressure_config pressure;

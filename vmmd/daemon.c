@@ -194,7 +194,7 @@ static void look_at_host(struct daemon *daemon)
         daemon->drop_uid = user ? user->pw_uid : NOBODY;
         daemon->drop_gid = user ? user->pw_gid : NOBODY;
     }
-    engine_probe(&daemon->engine);
+    engine_probe(&daemon->engine, daemon->config.host_root);
 }
 
 /* ---- life ---- */
@@ -283,6 +283,7 @@ int daemon_new(struct daemon **ret_daemon, struct event_base *base, const struct
         return r;
     }
     daemon->max_mappings = mapcount_settle(&daemon->config);
+    features_find(&daemon->features, daemon->config.host_root, daemon->max_mappings);
     load(daemon);
     *ret_daemon = daemon;
     return 0;

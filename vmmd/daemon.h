@@ -8,6 +8,7 @@
 
 #include "vmmd/config.h"
 #include "vmmd/engine.h"
+#include "vmmd/features.h"
 #include "vmmd/history.h"
 #include "vmmd/problem.h"
 
@@ -60,6 +61,7 @@ struct daemon {
     struct event_base *base;
     struct config config;
     struct engine_info engine;
+    struct features features;
     char *state_dir, *runtime_dir; /* absolute */
     int state_lock, runtime_lock;
     int guests_fd, templates_fd; /* directories of the state */

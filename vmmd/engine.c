@@ -3,12 +3,15 @@
  * engine: which engines this host can run guests with.
  *
  * Hardware is found by trying it, not by reading CPU flags: a host may offer /dev/kvm and still not
- * be able to run a stock kernel. As long as the guest process has no hardware engine there is
- * nothing to try, and the reason says so.
+ * be able to run a stock kernel (probe.c). The names of the kernel's modules only say which kind.
  */
 #include "vmmd/engine.h"
 
+#include "vmmd/probe.h"
+
 #include <errno.h>
+#include <limits.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -16,14 +19,36 @@
 #define SOFT_VCPUS_MAX 1u /* the software engine interprets one vCPU */
 
 static const char *const names[] = {"auto", "soft", "kvm"};
+static const char *const models[] = {"host", "x86-64-v2", "x86-64-v3"};
 
-void engine_probe(struct engine_info *ret_info)
+static bool has_module(const char *root, const char *name)
 {
-    ret_info->best = ENGINE_SOFT;
-    snprintf(ret_info->reason, sizeof(ret_info->reason),
-             access("/dev/kvm", F_OK) == 0 ? "software engine: this build has no hardware engine "
-                                             "(/dev/kvm exists)"
-                                           : "software engine: no /dev/kvm");
+    char path[PATH_MAX];
+
+    snprintf(path, sizeof(path), "%s/sys/module/%s", root, name);
+    return access(path, F_OK) == 0;
+}
+
+static const char *kind_of_host(enum probe_result result, const char *root)
+{
+    if (result == PROBE_NONE || result == PROBE_BROKEN)
+        return "none";
+    if (has_module(root, "kvm_intel"))
+        return "vt-x";
+    if (has_module(root, "kvm_amd"))
+        return "svm";
+    return result == PROBE_EMULATED ? "pvm" : "kvm";
+}
+
+void engine_probe(struct engine_info *ret_info, const char *root)
+{
+    char found[200];
+    enum probe_result result = probe_kvm(found, sizeof(found));
+
+    ret_info->best = result == PROBE_HARDWARE ? ENGINE_KVM : ENGINE_SOFT;
+    ret_info->host = kind_of_host(result, root);
+    snprintf(ret_info->reason, sizeof(ret_info->reason), "%s engine: %s",
+             result == PROBE_HARDWARE ? "KVM" : "software", found);
 }
 
 int engine_resolve(const struct engine_info *info, enum engine_choice choice, uint32_t vcpus,
@@ -47,6 +72,17 @@ int engine_resolve(const struct engine_info *info, enum engine_choice choice, ui
 const char *engine_name(enum engine_choice choice)
 {
     return names[choice];
+}
+
+int cpu_model_parse(const char *text, enum cpu_model *ret_model)
+{
+    for (unsigned i = 0; i < sizeof(models) / sizeof(models[0]); i++) {
+        if (strcmp(text, models[i]) == 0) {
+            *ret_model = (enum cpu_model)i;
+            return 0;
+        }
+    }
+    return -EINVAL;
 }
 
 int engine_parse(const char *text, enum engine_choice *ret_choice)

@@ -65,6 +65,14 @@ static int listen_on_socket(const struct guest *guest, int *ret_fd)
     return 0;
 }
 
+static int open_kvm(struct guest *guest, struct problem *problem)
+{
+    guest->kvm_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+    return guest->kvm_fd < 0 ? problem_errno(problem, -errno, "guest %s: cannot open /dev/kvm",
+                                             guest->config.name)
+                             : 0;
+}
+
 static int open_files(struct guest *guest, int *ret_log, struct problem *problem)
 {
     struct template *tmpl = template_find(guest->daemon, guest->config.tmpl);
@@ -80,6 +88,8 @@ static int open_files(struct guest *guest, int *ret_log, struct problem *problem
     if (r >= 0)
         r = guest->console_fd =
             guest_store_open(guest, "console.log", O_WRONLY | O_APPEND | O_CREAT, problem);
+    if (r >= 0 && guest->running_engine == ENGINE_KVM)
+        r = open_kvm(guest, problem);
     if (r >= 0)
         r = *ret_log = guest_store_open(guest, "vmm.log", O_WRONLY | O_APPEND | O_CREAT, problem);
     return r < 0 ? r : 0;
@@ -92,7 +102,9 @@ static void close_files(struct guest *guest)
         close(guest->overlay_fd);
     if (guest->console_fd >= 0)
         close(guest->console_fd);
-    guest->overlay_fd = guest->console_fd = -1;
+    if (guest->kvm_fd >= 0)
+        close(guest->kvm_fd);
+    guest->overlay_fd = guest->console_fd = guest->kvm_fd = -1;
 }
 
 static void on_exited(void *opaque, const siginfo_t *info)

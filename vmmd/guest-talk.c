@@ -93,6 +93,15 @@ static void send_share(struct guest *guest)
 
 /* ---- messages from the guest process ---- */
 
+static enum proto_cpu_model proto_cpu_model(enum cpu_model model)
+{
+    switch (model) {
+    case CPU_MODEL_V2: return PROTO_CPU_V2;
+    case CPU_MODEL_V3: return PROTO_CPU_V3;
+    default: return PROTO_CPU_HOST;
+    }
+}
+
 static void send_setup(struct guest *guest)
 {
     const struct template *tmpl = template_find(guest->daemon, guest->config.tmpl);
@@ -106,15 +115,17 @@ static void send_setup(struct guest *guest)
     msg.setup.memory_bytes = guest->config.memory;
     msg.setup.vcpus = guest->config.vcpus;
     msg.setup.engine = guest->running_engine == ENGINE_KVM ? PROTO_ENGINE_KVM : PROTO_ENGINE_SOFT;
+    msg.setup.cpu_model = proto_cpu_model(guest->daemon->config.cpu_model);
     msg.setup.scan_budget = guest->daemon->config.scan_budget;
     msg.setup.max_mappings = guest->daemon->max_mappings;
     msg.setup.drop_uid = guest->daemon->drop_uid;
     msg.setup.drop_gid = guest->daemon->drop_gid;
     memcpy(msg.setup.uuid, guest->config.uuid, sizeof(msg.setup.uuid));
     msg.setup.flags = PROTO_SETUP_TEMPLATE | (guest->fds.initrd >= 0 ? PROTO_SETUP_INITRD : 0) |
-                      (private ? PROTO_SETUP_PRIVATE : 0);
-    const int fds[] = {guest->fds.kernel, guest->overlay_fd, guest->console_fd,
-                       guest->fds.initrd, guest->fds.disk,   guest->fds.hashes};
+                      (private ? PROTO_SETUP_PRIVATE : 0) |
+                      (guest->kvm_fd >= 0 ? PROTO_SETUP_KVM : 0);
+    const int fds[] = {guest->fds.kernel, guest->overlay_fd, guest->console_fd, guest->fds.initrd,
+                       guest->fds.disk,   guest->fds.hashes, guest->kvm_fd};
     for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)
         if (fds[i] >= 0)
             msg.fds[msg.n_fds++] = fds[i];

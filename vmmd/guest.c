@@ -53,7 +53,7 @@ struct guest *guest_new(struct daemon *daemon, const struct guest_config *config
         return NULL;
     guest->daemon = daemon;
     guest->config = *config;
-    guest->sock = guest->overlay_fd = guest->console_fd = -1;
+    guest->sock = guest->overlay_fd = guest->console_fd = guest->kvm_fd = -1;
     guest->fds = (struct template_fds){-1, -1, -1, -1};
     TAILQ_INIT(&guest->waiters);
     guest->timer = event_new(daemon->base, -1, 0, on_timer, guest);

@@ -100,7 +100,7 @@ struct guest {
     struct event *sock_event;
     struct event *timer; /* the phase's time limit, or the pause before a start */
     struct template_fds fds;
-    int overlay_fd, console_fd; /* held from start to SETUP */
+    int overlay_fd, console_fd, kvm_fd; /* held from start to SETUP */
     struct share_member *share;
     uint64_t saved;    /* bytes, as last measured: see guest_measure_saved() */
     unsigned its_turn; /* in which second of SAVED_SECONDS that is done by itself */

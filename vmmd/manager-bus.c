@@ -249,6 +249,34 @@ static bool get_engine_reason(void *object, DBusMessageIter *iter)
     return bus_put_string(iter, ((struct adapter *)object)->daemon->engine.reason);
 }
 
+static bool get_host_kind(void *object, DBusMessageIter *iter)
+{
+    return bus_put_string(iter, ((struct adapter *)object)->daemon->engine.host);
+}
+
+static bool put_feature(DBusMessageIter *array, const struct feature *feature)
+{
+    DBusMessageIter item;
+
+    return dbus_message_iter_open_container(array, DBUS_TYPE_STRUCT, NULL, &item) &&
+           bus_put_string(&item, feature->name) && bus_put_string(&item, feature->value) &&
+           bus_put_bool(&item, feature->good) && bus_put_string(&item, feature->cost) &&
+           dbus_message_iter_close_container(array, &item);
+}
+
+static bool get_host_features(void *object, DBusMessageIter *iter)
+{
+    const struct features *features = &((struct adapter *)object)->daemon->features;
+    DBusMessageIter array;
+
+    if (!dbus_message_iter_open_container(iter, DBUS_TYPE_ARRAY, "(ssbs)", &array))
+        return false;
+    for (unsigned i = 0; i < features->n; i++)
+        if (!put_feature(&array, &features->item[i]))
+            return false;
+    return dbus_message_iter_close_container(iter, &array);
+}
+
 static bool get_state_directory(void *object, DBusMessageIter *iter)
 {
     return bus_put_string(iter, ((struct adapter *)object)->daemon->state_dir);
@@ -350,6 +378,8 @@ static const struct bus_property_entry properties[] = {
     {.name = "Version", .type = "s", .get = get_version, .flags = BUS_CONST},
     {.name = "Engine", .type = "s", .get = get_engine, .flags = BUS_CONST},
     {.name = "EngineReason", .type = "s", .get = get_engine_reason, .flags = BUS_CONST},
+    {.name = "HostKind", .type = "s", .get = get_host_kind, .flags = BUS_CONST},
+    {.name = "HostFeatures", .type = "a(ssbs)", .get = get_host_features, .flags = BUS_CONST},
     {.name = "StateDirectory", .type = "s", .get = get_state_directory, .flags = BUS_CONST},
     {.name = "ScanBudget", .type = "u", .get = get_scan_budget, .set = set_scan_budget},
     {.name = "MaxMappings", .type = "t", .get = get_max_mappings, .flags = BUS_CONST},

@@ -77,6 +77,9 @@ jq_is 'length == 1' vmctl template list --format json
 jq_is '. == []' vmctl list --format json
 status 2 '--memory wants a size' vmctl create deb --name a --memory 1X
 status 2 '--count wants at least 1' vmctl run deb --name a --count 0
+jq_is '(.engine == "soft" or .engine == "kvm") and (.reason | length > 0) and (.features | length == 6) and
+    all(.features[]; .good == (.cost == ""))' vmctl host --format json
+vmctl host | grep -q '^Engine  ' || fail "vmctl host names no engine"
 status 2 '--engine is auto, soft or kvm' vmctl create deb --name a --engine fast
 status 1 'memory' vmctl create deb --name a --memory 0
 status 1 'nix' vmctl create nix --name a

@@ -208,6 +208,12 @@ manager()
     bus_call /org/vmmd1 "org.vmmd1.Manager.$method" "$@"
 }
 
+# Whether vmmd found that this host runs guests in hardware.
+can_kvm()
+{
+    [ "$(property /org/vmmd1 org.vmmd1.Manager Engine)" = "'kvm'" ]
+}
+
 # guest LABEL METHOD ARGUMENT...: LABEL is the name with every byte outside [A-Za-z0-9] as _xx.
 guest()
 {

@@ -40,6 +40,7 @@ static void test_defaults(void **state)
     assert_int_equal(config.scan_budget, 10);
     assert_int_equal(config.default_memory, 256 * MIB);
     assert_int_equal(config.default_engine, ENGINE_AUTO);
+    assert_int_equal(config.cpu_model, CPU_MODEL_HOST);
     assert_int_equal(config.max_guests, 4096);
     assert_int_equal(config.pressure.low.percent, 10);
     assert_int_equal(config.pressure.critical.percent, 5);
@@ -59,18 +60,20 @@ static void test_all_settings(void **state)
     struct config config;
 
     (void)state;
-    assert_int_equal(load("# a comment\n"
-                          "[sharing]\nscan_budget = 100\npool_max = 8G\n"
-                          "[guests]\ndefault_memory = 1G\ndefault_engine = soft\n"
-                          "max_guests = 17\nstart_timeout = 90\n"
-                          "[pressure]\nlow = 20%\ncritical = 1G\nstorm_reserve = 0%\n"
-                          "pause_guests = no\n[host]\nroot = /tmp/host\n",
-                          &config, &problem),
-                     0);
+    assert_int_equal(
+        load("# a comment\n"
+             "[sharing]\nscan_budget = 100\npool_max = 8G\n"
+             "[guests]\ndefault_memory = 1G\ndefault_engine = soft\ncpu_model = x86-64-v3\n"
+             "max_guests = 17\nstart_timeout = 90\n"
+             "[pressure]\nlow = 20%\ncritical = 1G\nstorm_reserve = 0%\n"
+             "pause_guests = no\n[host]\nroot = /tmp/host\n",
+             &config, &problem),
+        0);
     assert_int_equal(config.scan_budget, 100);
     assert_int_equal(config.pool_max, 8192 * MIB);
     assert_int_equal(config.default_memory, 1024 * MIB);
     assert_int_equal(config.default_engine, ENGINE_SOFT);
+    assert_int_equal(config.cpu_model, CPU_MODEL_V3);
     assert_int_equal(config.max_guests, 17);
     assert_int_equal(config.start_timeout, 90);
     assert_int_equal(config.pressure.low.percent, 20);
@@ -96,6 +99,7 @@ static void test_bad_settings(void **state)
         {"[guests]\ndefault_memory = 33554433\n", ":2: default_memory"},
         {"[guests]\ndefault_memory = 99999999999999999999G\n", ":2: default_memory"},
         {"[guests]\ndefault_engine = warp\n", ":2: default_engine = warp: expected auto"},
+        {"[guests]\ncpu_model = 486\n", ":2: cpu_model = 486: expected host"},
         {"[guests]\nmax_guests = 4097\n", ":2: max_guests"},
         {"\n\n[guests]\ncolour = red\n", ":4: unknown setting [guests] colour"},
         {"[pressure]\nlow = 0%\n", ":2: low = 0%: expected a percentage"},
