@@ -57,6 +57,7 @@ enum cli_option {
     OPT_KERNEL,
     OPT_INITRD,
     OPT_CMDLINE,
+    OPT_PASSPHRASE,
     OPT_NAME,
     OPT_COUNT,
     OPT_MEMORY,

@@ -29,6 +29,7 @@ static const struct option_spec specs[OPT_N] = {
     [OPT_DISK] = {"disk", 0, "FILE", "disk image, raw or qcow2"},
     [OPT_KERNEL] = {"kernel", 0, "FILE", "kernel to boot (default: found in the image)"},
     [OPT_INITRD] = {"initrd", 0, "FILE", "initial RAM disk (default: found in the image)"},
+    [OPT_PASSPHRASE] = {"passphrase", 0, "FILE", "its first line opens an encrypted image"},
     [OPT_CMDLINE] = {"cmdline", 0, "S", "kernel command line (default: found in the image)"},
     [OPT_NAME] = {"name", 0, "NAME", "name of the guest"},
     [OPT_COUNT] = {"count", 0, "K", "K guests, NAME-1 to NAME-K"},

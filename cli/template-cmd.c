@@ -122,6 +122,7 @@ static int fill_request(DBusMessage *message, const struct cli_args *args)
         return -1;
     if (put_file(&dict, args, OPT_KERNEL, "kernel") < 0 ||
         put_file(&dict, args, OPT_INITRD, "initrd") < 0 ||
+        put_file(&dict, args, OPT_PASSPHRASE, "passphrase") < 0 ||
         (cmdline && !bus_dict_put(&dict, "cmdline", DBUS_TYPE_STRING, &cmdline))) {
         dbus_message_iter_abandon_container(&iter, &dict);
         return -1;

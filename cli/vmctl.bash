@@ -23,7 +23,7 @@ _vmctl_complete()
 
     COMPREPLY=()
     case $prev in
-    --disk | --kernel | --initrd | --backing | --output)
+    --disk | --kernel | --initrd | --passphrase | --backing | --output)
         compopt -o filenames
         mapfile -t COMPREPLY < <(compgen -f -- "$cur")
         return

@@ -49,7 +49,7 @@ struct import {
     char temp[FILEIO_NAME_MAX]; /* the directory; "" before it exists */
     int dir_fd;
     int files[N_FILES];
-    int source, kernel, initrd; /* the caller's, duplicated */
+    int source, kernel, initrd, passphrase; /* the caller's, duplicated */
     char *cmdline;
     enum import_stage stage;
     struct child *child;
@@ -136,6 +136,7 @@ static void import_free(struct import *import)
     close_fd(&import->source);
     close_fd(&import->kernel);
     close_fd(&import->initrd);
+    close_fd(&import->passphrase);
     close_fd(&import->dir_fd);
     if (import->temp[0])
         dir_remove(import->daemon->templates_fd, import->temp);
@@ -337,6 +338,8 @@ static int make_arguments(struct import *import, char *path, char **argv, struct
         argv[n++] = "--cmdline";
         argv[n++] = import->cmdline;
     }
+    if (import->passphrase >= 0)
+        argv[n++] = "--passphrase";
     argv[n] = NULL;
     return r;
 }
@@ -368,6 +371,8 @@ static int start_import(struct import *import, struct problem *problem)
     spec.fds[4] = import->source;
     for (int i = 0; i < N_FILES; i++)
         spec.fds[5 + i] = import->files[i];
+    if (import->passphrase >= 0)
+        spec.fds[spec.n_fds++] = import->passphrase;
     r = start_child(import, &spec, problem);
     close(socks[1]);
     close(null_fd);
@@ -505,6 +510,8 @@ static int check(struct daemon *daemon, const struct import_request *request,
         r = check_file("kernel", request->kernel, IMPORT_KERNEL_MAX, problem);
     if (r == 0)
         r = check_file("initrd", request->initrd, IMPORT_INITRD_MAX, problem);
+    if (r == 0)
+        r = check_file("passphrase", request->passphrase, IMPORT_PASSPHRASE_MAX, problem);
     return r;
 }
 
@@ -556,6 +563,7 @@ static struct import *import_new(struct daemon *daemon, const struct import_requ
     import->source = take_fd(request->disk);
     import->kernel = take_fd(request->kernel);
     import->initrd = take_fd(request->initrd);
+    import->passphrase = take_fd(request->passphrase);
     import->cmdline = request->cmdline ? strdup(request->cmdline) : NULL;
     LIST_INSERT_HEAD(&daemon->imports, import, link);
     return import;

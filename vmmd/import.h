@@ -7,13 +7,15 @@
 
 #include "vmmd/job.h"
 
-#define IMPORT_KERNEL_MAX (256 * MIB)
-#define IMPORT_INITRD_MAX (1024 * MIB)
+#define IMPORT_KERNEL_MAX     (256 * MIB)
+#define IMPORT_INITRD_MAX     (1024 * MIB)
+#define IMPORT_PASSPHRASE_MAX 1024
 
 struct import_request {
     const char *name;
     int disk;            /* readable; regular file or block device */
     int kernel, initrd;  /* regular files, or -1 */
+    int passphrase;      /* of an encrypted image: the first line of a regular file; or -1 */
     const char *cmdline; /* NULL: found in the image */
 };
 

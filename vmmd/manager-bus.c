@@ -65,6 +65,7 @@ static int read_import(DBusMessage *message, struct import_request *request,
         {"kernel", DBUS_TYPE_UNIX_FD, &request->kernel, NULL},
         {"initrd", DBUS_TYPE_UNIX_FD, &request->initrd, NULL},
         {"cmdline", DBUS_TYPE_STRING, &request->cmdline, NULL},
+        {"passphrase", DBUS_TYPE_UNIX_FD, &request->passphrase, NULL},
         {0},
     };
     DBusMessageIter iter, dict;
@@ -82,8 +83,8 @@ static int read_import(DBusMessage *message, struct import_request *request,
 static void import_template(void *object, struct bus_call *call)
 {
     const struct adapter *adapter = object;
-    struct import_request request = {.disk = -1, .kernel = -1, .initrd = -1};
-    const int *fds[] = {&request.disk, &request.kernel, &request.initrd};
+    struct import_request request = {.disk = -1, .kernel = -1, .initrd = -1, .passphrase = -1};
+    const int *fds[] = {&request.disk, &request.kernel, &request.initrd, &request.passphrase};
     char path[ADAPTER_PATH_MAX], *result = path;
     struct problem problem;
     struct job *job;

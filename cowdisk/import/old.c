@@ -313,7 +313,8 @@ static int take_passphrase(struct old *o)
     int r;
 
     if (!o->import->has_passphrase) {
-        cow_fail(&o->import->error, "the image is encrypted (AES): its passphrase is needed");
+        cow_fail(&o->import->error,
+                 "the image is encrypted (AES): its passphrase is needed (--passphrase)");
         return -EACCES;
     }
     r = cow_read_full(FD_PASSPHRASE, o->passphrase, sizeof(o->passphrase) - 1, 0);

@@ -24,7 +24,7 @@ refused() # TEXT COMMAND...: exit status 1 and one line on stderr that has TEXT
 }
 
 kernel=$BUILD/guests/checksum
-truncate -s 1M "$TMP/disk.raw"
+truncate -s 1M "$TMP/disk.raw"; echo data | dd of="$TMP/disk.raw" bs=4k seek=9 conv=notrunc status=none
 head -c 200 "$kernel" >"$TMP/short-kernel"
 head -c 1500 "$kernel" >"$TMP/truncated-kernel"
 head -c 4096 /dev/urandom >"$TMP/no-kernel"
@@ -44,6 +44,15 @@ head -c 1000 "$TMP/base.qcow2" >"$TMP/cut.qcow2"
 refused "" import good --disk "$TMP/cut.qcow2" --kernel "$kernel"
 qemu-img create -q -f vmdk "$TMP/image.vmdk" 1M
 refused "VMDK" import good --disk "$TMP/image.vmdk" --kernel "$kernel"
+qemu-img convert --object secret,id=s,data=sesame -f raw -O qcow2 -o encrypt.format=aes,encrypt.key-secret=s \
+    "$TMP/disk.raw" "$TMP/aes.qcow2" 2>/dev/null || fail "qemu-img makes no image with AES"
+refused "passphrase is needed" import good --disk "$TMP/aes.qcow2" --kernel "$kernel"
+echo sesame >"$TMP/passphrase"
+refused "passphrase has 0 bytes" import good --disk "$TMP/aes.qcow2" --kernel "$kernel" --passphrase "$TMP/empty"
+refused "passphrase is wrong" vmctl template import good --disk "$TMP/aes.qcow2" --passphrase "$TMP/passphrase" # nothing inside
+import good --disk "$TMP/aes.qcow2" --kernel "$kernel" --passphrase "$TMP/passphrase" || fail "an encrypted image"
+cmp "$TMP/disk.raw" "$STATE/templates/good/disk.raw" || fail "an encrypted image differs"
+vmctl template delete good || fail "its deletion"
 refused "a/b" import a/b --disk "$TMP/disk.raw" --kernel "$kernel"
 
 import good --disk "$TMP/disk.raw" --kernel "$kernel" || fail "a good import"
