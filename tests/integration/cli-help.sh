@@ -64,6 +64,9 @@ expect '--follow' complete_line vmctl logs --fol
 expect '--kernel' complete_line vmctl template import --k
 expect 'csv' complete_line vmctl --format c
 expect 'stopped' complete_line vmctl wait a --for s
+expect 'convert' complete_line vmctl image con
+expect '--shrink' complete_line vmctl image resize --sh
+expect 'leaks' complete_line vmctl image check --repair l
 cut -d : -f 1 "$TMP/help" | cut -d ' ' -f 1 | sort -u >"$TMP/first"
 complete_line vmctl '' | grep -v -e '^--' -e '^help$' | sort -u | diff "$TMP/first" - >&2 ||
     fail "commands: vmctl --help (<) and completion (>) differ"

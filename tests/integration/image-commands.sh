@@ -225,6 +225,24 @@ for command in "create new6 --size 1M" "convert p.qcow2 --output new7" "resize p
     [ "$(sort -u out)" = shut ] || fail "$command is not in the sandbox: $(sort -u out)"
 done
 
+# ---- without any rights, if we can be somebody else
+chmod 711 "$TMP"
+mkdir -m 777 open
+nobody="setpriv --reuid=65534 --regid=65534 --clear-groups"
+if [ "$(id -u)" = 0 ] && $nobody test -x "$BUILD/vmmd-image"; then
+    cd open
+    $nobody $V create a.qcow2 --backing ../model.raw && $nobody $V convert a.qcow2 --output b.qcow2 &&
+        $nobody $V resize a.qcow2 --size 20M && $nobody $V check a.qcow2 >/dev/null &&
+        $nobody $V rebase a.qcow2 --backing b.qcow2 && $nobody $V commit a.qcow2 || fail "without rights"
+    cd ..
+    same open/a.qcow2 open/b.qcow2
+    cp base.raw locked.raw
+    chmod 644 locked.raw
+    $nobody $V rebase open/a.qcow2 --backing ../locked.raw || fail "a backing file that can be read"
+    $nobody $V commit open/a.qcow2 2>out && fail "a commit to a file that cannot be written"
+    grep -q "locked.raw: Permission denied" out || fail "commit without rights: $(cat out)"
+fi
+
 # ---- a bar on a terminal, nothing elsewhere
 $V convert model.raw --output new8 2>out
 [ ! -s out ] || fail "convert writes to a stderr that is no terminal: $(cat out)"
