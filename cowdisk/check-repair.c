@@ -97,7 +97,8 @@ static int plan(const struct check *c, struct rebuild *b, struct cow_error *err)
     return b->rt ? 0 : -ENOMEM;
 }
 
-/* Those that count the new structures always hold something. */
+/* A block that counts nothing need not be there, but those that count the new structures are in any
+ * case: whether one is there must be known before it is its turn. */
 static bool is_written(const struct rebuild *b, uint64_t block)
 {
     return block >= b->base / b->per_block || b->rt[block];
@@ -126,7 +127,7 @@ static int write_block(struct check *c, struct rebuild *b, uint64_t i)
             return -ERANGE;
         any = any || count;
     }
-    if (!any)
+    if (!any && i < b->base / b->per_block)
         return 0;
     b->rt[i] = htobe64(place << c->header.cluster_bits);
     return cow_write_full(c->fd, c->l2, c->cluster_size, place << c->header.cluster_bits);

@@ -310,6 +310,36 @@ static void test_marks(void **state)
     close(b.fd);
 }
 
+/* More clusters than are looked at in one go: the last one lies in the second window. */
+static void test_window(void **state)
+{
+    struct cow_create_options options = {.size = SIZE, .cluster_bits = 9};
+    struct iovec iov = {.iov_base = (void *)"some data", .iov_len = 9};
+    const uint64_t far = 18ull << 30;
+    struct cow_check_result result;
+    static struct broken b;
+    struct cow_disk *disk;
+
+    (void)state;
+    b.fd = nameless_file();
+    assert_int_equal(cow_create(b.fd, &options, NULL), 0);
+    disk = open_disk(b.fd, 0);
+    assert_int_equal(cow_pwritev(disk, &iov, 1, 0), 0);
+    assert_int_equal(cow_close(disk), 0);
+    b.l2 = get_64(b.fd, get_64(b.fd, 40)) & OFFSETS;
+    put_64(b.fd, entry_place(&b, 30), far | COPIED);
+    put_bytes(b.fd, b.data, 512, far);
+    result = check_it(&b, 0);
+    assert_int_equal(result.corruptions, 2);
+    assert_int_equal(result.image_end, far + 512);
+    result = check_it(&b, COW_REPAIR_ALL);
+    assert_int_equal(result.corruptions, 0);
+    assert_int_equal(result.leaks, 0);
+    if (have_qemu_img())
+        assert_int_equal(qemu_img_check(b.fd), 0);
+    close(b.fd);
+}
+
 static int stop_at_once(void *opaque, uint64_t done, uint64_t total)
 {
     assert_true(done <= total);
@@ -360,7 +390,7 @@ int main(void)
         cmocka_unit_test(test_used_twice),    cmocka_unit_test(test_outside),
         cmocka_unit_test(test_cut_short),     cmocka_unit_test(test_block_on_data),
         cmocka_unit_test(test_blind),         cmocka_unit_test(test_marks),
-        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_refused),       cmocka_unit_test(test_window),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
