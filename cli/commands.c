@@ -7,7 +7,7 @@
 
 /* clang-format off */
 const struct cli_command cli_commands[] = {
-    {"template import", "NAME", {OPT_DISK}, {OPT_KERNEL, OPT_INITRD, OPT_CMDLINE, OPT_PASSPHRASE},
+    {"template import", "NAME", {OPT_DISK}, {OPT_KERNEL, OPT_INITRD, OPT_CMDLINE, OPT_PASSPHRASE, OPT_SNAPSHOT},
      "make a template of a disk image", cli_template_import},
     {"template list", "", {0}, {0}, "list templates", cli_template_list},
     {"template info", "NAME...", {0}, {0}, "tell all about templates", cli_template_info},

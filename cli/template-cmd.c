@@ -106,7 +106,7 @@ static int put_file(DBusMessageIter *dict, const struct cli_args *args, enum cli
 
 static int fill_request(DBusMessage *message, const struct cli_args *args)
 {
-    const char *cmdline = args->value[OPT_CMDLINE];
+    const char *cmdline = args->value[OPT_CMDLINE], *snapshot = args->value[OPT_SNAPSHOT];
     DBusMessageIter iter, dict;
     int disk = open_input(args->value[OPT_DISK]);
     bool ok;
@@ -123,7 +123,8 @@ static int fill_request(DBusMessage *message, const struct cli_args *args)
     if (put_file(&dict, args, OPT_KERNEL, "kernel") < 0 ||
         put_file(&dict, args, OPT_INITRD, "initrd") < 0 ||
         put_file(&dict, args, OPT_PASSPHRASE, "passphrase") < 0 ||
-        (cmdline && !bus_dict_put(&dict, "cmdline", DBUS_TYPE_STRING, &cmdline))) {
+        (cmdline && !bus_dict_put(&dict, "cmdline", DBUS_TYPE_STRING, &cmdline)) ||
+        (snapshot && !bus_dict_put(&dict, "snapshot", DBUS_TYPE_STRING, &snapshot))) {
         dbus_message_iter_abandon_container(&iter, &dict);
         return -1;
     }

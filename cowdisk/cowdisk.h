@@ -354,7 +354,7 @@ int cow_check(int fd, unsigned flags, struct cow_check_result *ret_result, cow_p
  * and nothing else; it sandboxes itself, sends struct cow_import_msg on the status socket and exits
  * 0 after COW_IMPORT_DONE, 1 after COW_IMPORT_FAILED.
  *
- * vmmd-import [--kernel] [--initrd] [--cmdline TEXT] [--passphrase]
+ * vmmd-import [--kernel] [--initrd] [--cmdline TEXT] [--passphrase] [--snapshot S]
  *
  * - fd 3: status socket, SOCK_SEQPACKET
  * - fd 4: source image, read-only: raw, qcow2 or qcow, told by its first bytes
@@ -366,6 +366,7 @@ int cow_check(int fd, unsigned flags, struct cow_check_result *ret_result, cow_p
  * - fd 9: with --passphrase: a file, read-only, whose first line decrypts the source if it is
  *   encrypted with AES. Whether it was the right one cannot be told but by what is then found.
  *
+ * With --snapshot an internal snapshot of the source, by id or name, instead of its current state.
  * Without --cmdline the command line is found: root= from the image's own file systems, e.g.
  * "root=PARTUUID=... ro console=ttyS0".
  */

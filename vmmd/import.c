@@ -50,7 +50,7 @@ struct import {
     int dir_fd;
     int files[N_FILES];
     int source, kernel, initrd, passphrase; /* the caller's, duplicated */
-    char *cmdline;
+    char *cmdline, *snapshot;
     enum import_stage stage;
     struct child *child;
     int status; /* socket from vmmd-import */
@@ -142,6 +142,7 @@ static void import_free(struct import *import)
         dir_remove(import->daemon->templates_fd, import->temp);
     child_free(import->child);
     free(import->cmdline);
+    free(import->snapshot);
     free(import);
 }
 
@@ -340,13 +341,17 @@ static int make_arguments(struct import *import, char *path, char **argv, struct
     }
     if (import->passphrase >= 0)
         argv[n++] = "--passphrase";
+    if (import->snapshot) {
+        argv[n++] = "--snapshot";
+        argv[n++] = import->snapshot;
+    }
     argv[n] = NULL;
     return r;
 }
 
 static int start_import(struct import *import, struct problem *problem)
 {
-    char path[PATH_MAX], *argv[8];
+    char path[PATH_MAX], *argv[10];
     struct child_spec spec = {.argv = argv, .n_fds = 9};
     int null_fd, socks[2], r;
 
@@ -505,6 +510,10 @@ static int check(struct daemon *daemon, const struct import_request *request,
         if (*c < 0x20 || *c >= 0x7f)
             return problem_set(problem, PROBLEM_INVALID_ARGUMENT,
                                "the kernel command line may hold printable ASCII only");
+    if (request->snapshot && strlen(request->snapshot) >= IMPORT_SNAPSHOT_MAX)
+        return problem_set(problem, PROBLEM_INVALID_ARGUMENT,
+                           "the name of a snapshot is no longer than %d bytes",
+                           IMPORT_SNAPSHOT_MAX - 1);
     r = check_disk(request->disk, problem);
     if (r == 0)
         r = check_file("kernel", request->kernel, IMPORT_KERNEL_MAX, problem);
@@ -565,6 +574,7 @@ static struct import *import_new(struct daemon *daemon, const struct import_requ
     import->initrd = take_fd(request->initrd);
     import->passphrase = take_fd(request->passphrase);
     import->cmdline = request->cmdline ? strdup(request->cmdline) : NULL;
+    import->snapshot = request->snapshot ? strdup(request->snapshot) : NULL;
     LIST_INSERT_HEAD(&daemon->imports, import, link);
     return import;
 }
@@ -580,7 +590,8 @@ int import_start(struct daemon *daemon, const struct import_request *request, st
     if (r < 0)
         return r;
     import = import_new(daemon, request);
-    if (!import || (request->cmdline && !import->cmdline)) {
+    if (!import || (request->cmdline && !import->cmdline) ||
+        (request->snapshot && !import->snapshot)) {
         if (import)
             import_free(import);
         return problem_errno(problem, -ENOMEM, "template %s", request->name);

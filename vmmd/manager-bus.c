@@ -66,6 +66,7 @@ static int read_import(DBusMessage *message, struct import_request *request,
         {"initrd", DBUS_TYPE_UNIX_FD, &request->initrd, NULL},
         {"cmdline", DBUS_TYPE_STRING, &request->cmdline, NULL},
         {"passphrase", DBUS_TYPE_UNIX_FD, &request->passphrase, NULL},
+        {"snapshot", DBUS_TYPE_STRING, &request->snapshot, NULL},
         {0},
     };
     DBusMessageIter iter, dict;

@@ -67,7 +67,8 @@ int import_check_size(struct import *import, uint64_t disk_bytes)
 
 static int open_source(struct import *import, struct cow_disk **ret_disk)
 {
-    struct cow_open_options options = {.fd = FD_SOURCE, .flags = COW_RDONLY, .data_fd = -1};
+    struct cow_open_options options = {
+        .fd = FD_SOURCE, .flags = COW_RDONLY, .data_fd = -1, .snapshot = import->snapshot};
     int r = recognise(import);
 
     if (r == 0)

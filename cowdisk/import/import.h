@@ -32,7 +32,8 @@ struct import {
     bool own_kernel, own_initrd; /* given by the caller, only to be checked */
     bool has_passphrase;
     bool encrypted; /* the image was, and the passphrase may have been wrong: nobody can tell */
-    const char *cmdline; /* NULL: find it */
+    const char *cmdline;  /* NULL: find it */
+    const char *snapshot; /* NULL: the current state */
     uint64_t disk_bytes;
     uint64_t done, total, reported; /* progress */
     struct cow_import_msg result;

@@ -16,11 +16,9 @@
 static int parse_arguments(struct import *import, int argc, char **argv)
 {
     static const struct option options[] = {
-        {"kernel", no_argument, NULL, 'k'},
-        {"initrd", no_argument, NULL, 'i'},
-        {"cmdline", required_argument, NULL, 'c'},
-        {"passphrase", no_argument, NULL, 'p'},
-        {0},
+        {"kernel", no_argument, NULL, 'k'},         {"initrd", no_argument, NULL, 'i'},
+        {"cmdline", required_argument, NULL, 'c'},  {"passphrase", no_argument, NULL, 'p'},
+        {"snapshot", required_argument, NULL, 's'}, {0},
     };
     int option;
 
@@ -30,6 +28,7 @@ static int parse_arguments(struct import *import, int argc, char **argv)
         case 'i': import->own_initrd = true; break;
         case 'c': import->cmdline = optarg; break;
         case 'p': import->has_passphrase = true; break;
+        case 's': import->snapshot = optarg; break;
         default: return -EINVAL;
         }
     }
@@ -111,7 +110,8 @@ int main(int argc, char **argv)
     int r = parse_arguments(&import, argc, argv);
 
     if (r == -EINVAL) {
-        fprintf(stderr, "usage: vmmd-import [--kernel] [--initrd] [--cmdline TEXT] [--passphrase]\n"
+        fprintf(stderr, "usage: vmmd-import [--kernel] [--initrd] [--cmdline TEXT] [--passphrase] "
+                        "[--snapshot S]\n"
                         "(started by vmmd, with its files on fds 3 to 9)\n");
         return 2;
     }

@@ -436,7 +436,13 @@ bool import_is_old(uint32_t *ret_version)
 int import_copy_old(struct import *import, uint32_t version)
 {
     struct old o = {.import = import};
-    int r = check_image(&o, version);
+    int r;
+
+    if (import->snapshot) {
+        cow_fail(&import->error, "of an image of this kind only the current state can be imported");
+        return -ENOTSUP;
+    }
+    r = check_image(&o, version);
 
     if (r == 0) {
         o.buffer = malloc(COPY_STEP);

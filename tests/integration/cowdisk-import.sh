@@ -180,6 +180,13 @@ bad "a link to itself" "no kernel found" "$W/loop.raw"
 qemu-img convert -f raw -O qcow2 -o extended_l2=on "$W/whole.raw" "$W/x.qcow2" && good "extended L2" "$NEW" "$W/x.qcow2"
 qemu-img convert -f raw -O qcow2 -c -o compression_type=zstd "$W/whole.raw" "$W/x.qcow2" && good "zstd" "$NEW" "$W/x.qcow2"
 
+qemu-img convert -f raw -O qcow2 "$W/whole.raw" "$W/x.qcow2" && qemu-img snapshot -c first "$W/x.qcow2" && qemu-io -f qcow2 -c "write -z 0 40M" "$W/x.qcow2" >/dev/null
+bad "the current state" "no root file system" "$W/x.qcow2"
+good "a snapshot" "$NEW" "$W/x.qcow2" --snapshot first
+good "a snapshot, by id" "$NEW" "$W/x.qcow2" --snapshot 1
+bad "no such snapshot" 'no snapshot .second' "$W/x.qcow2" --snapshot second
+bad "a snapshot of a raw image" "has no snapshots" "$W/whole.raw" --snapshot first
+
 # ---- through libqcow: version 1, AES
 same() { cmp "$W/whole.raw" "$W/result/disk.raw" || fail "$1: the disk differs"; }
 qemu-img convert -f raw -O qcow "$W/whole.raw" "$W/v1.qcow" && good "qcow version 1" "$NEW" "$W/v1.qcow" && same "version 1"

@@ -53,6 +53,10 @@ refused "passphrase is wrong" vmctl template import good --disk "$TMP/aes.qcow2"
 import good --disk "$TMP/aes.qcow2" --kernel "$kernel" --passphrase "$TMP/passphrase" || fail "an encrypted image"
 cmp "$TMP/disk.raw" "$STATE/templates/good/disk.raw" || fail "an encrypted image differs"
 vmctl template delete good || fail "its deletion"
+qemu-img snapshot -c first "$TMP/base.qcow2"
+refused 'no snapshot "second"' import good --disk "$TMP/base.qcow2" --kernel "$kernel" --snapshot second
+import good --disk "$TMP/base.qcow2" --kernel "$kernel" --snapshot first || fail "a snapshot"
+vmctl template delete good || fail "its deletion"
 refused "a/b" import a/b --disk "$TMP/disk.raw" --kernel "$kernel"
 
 import good --disk "$TMP/disk.raw" --kernel "$kernel" || fail "a good import"
