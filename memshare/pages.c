@@ -130,6 +130,9 @@ void ms_pages_pool_to_old(struct ms_pages *pages)
 
 void ms_pages_forget_state(struct ms_pages *pages)
 {
-    (void)madvise(pages->state, pages->n, MADV_DONTNEED); /* all zero again */
+    for (uint64_t page = 0; page < pages->n; page++) {
+        if (pages->state[page])
+            pages->state[page] &= MS_ARMED | MS_HASHED;
+    }
     atomic_store(&pages->n_skipped, 0);
 }

@@ -33,6 +33,7 @@ enum ms_kind {
 #define MS_HINTED       0x40u /* offered, and the pool knows of nobody else: hash[] is what it was */
 #define MS_ARMED        0x20u /* tracked, and to be looked at if it was not written since */
 #define MS_DONE         0x10u /* looked at since it was armed: nothing to do until it is written */
+#define MS_HASHED       0x08u /* tracked, and not written since hash[] was taken */
 #define MS_BACKOFF_MASK 0x07u
 #define MS_BACKOFF_MAX  6 /* a page is looked at every 2^6 passes at least */
 #define MS_BACKOFF_NEWS 3 /* a page that was written and is backed off less is news */
@@ -94,7 +95,7 @@ int64_t ms_pages_delta(const struct ms_pages *pages, uint64_t page, uint64_t n, 
                        uint32_t index);
 /* The connection changed: pool pages are pages of an old pool now. */
 void ms_pages_pool_to_old(struct ms_pages *pages);
-/* Backoff and flags: every page is worth a look again. */
+/* Every page is worth a look again; what is known of its content stays. */
 void ms_pages_forget_state(struct ms_pages *pages);
 
 static inline unsigned ms_backoff(const struct ms_pages *pages, uint64_t page)

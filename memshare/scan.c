@@ -257,7 +257,9 @@ static enum arming look_at_writes(struct ms_scanner *scanner, uint64_t page, boo
 
     if (!written) {
         if (due && !(pages->state[page] & MS_DONE)) {
-            pages->hash[page] = hash_of(scanner, page);
+            if (!(pages->state[page] & MS_HASHED))
+                pages->hash[page] = hash_of(scanner, page);
+            pages->state[page] |= MS_HASHED;
             find_source(scanner, page, pages->hash[page]);
         }
         return ARM_EITHER;
@@ -265,7 +267,7 @@ static enum arming look_at_writes(struct ms_scanner *scanner, uint64_t page, boo
     ms_take_back(scanner, page);
     if (pages->state[page] & MS_ARMED)
         ms_pages_back_off(pages, page, MS_BACKOFF_MAX);
-    ms_pages_clear(pages, page, MS_ARMED | MS_DONE);
+    ms_pages_clear(pages, page, MS_ARMED | MS_DONE | MS_HASHED);
     if (!due)
         return ARM_NOT;
     pages->state[page] |= MS_ARMED;
@@ -337,7 +339,7 @@ void ms_scan_looks(struct ms_scanner *scanner)
 static void look_at_nothing(struct ms_scanner *scanner, uint64_t page)
 {
     ms_take_back(scanner, page);
-    ms_pages_clear(&scanner->pages, page, MS_ARMED | MS_DONE);
+    ms_pages_clear(&scanner->pages, page, MS_ARMED | MS_DONE | MS_HASHED);
 }
 
 static enum arming scan_page(struct ms_scanner *scanner, uint64_t page, uint8_t class,
@@ -409,7 +411,7 @@ void ms_scan_pass(struct ms_scanner *scanner)
         ms_scanner_pay(scanner);
         ms_scan_hints(scanner);
     }
-    scanner->known |= !ms_scanner_interrupted(scanner);
+    scanner->known = true;
     ms_flush_offers(scanner);
     ms_merge_flush(scanner);
     note_all_gone(scanner);
