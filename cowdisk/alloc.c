@@ -116,38 +116,52 @@ static int load_block(struct cow_disk *disk, uint64_t chunk, uint64_t entry, uin
     return 0;
 }
 
-static int load_blocks(struct cow_disk *disk, uint8_t *block, struct cow_error *err)
+/* Entry `i` of the refcount table, which is not empty. */
+static int load_chunk(struct cow_disk *disk, uint64_t i, uint64_t entry, uint8_t *block,
+                      struct cow_error *err)
 {
     struct cow_alloc *alloc = &disk->alloc;
-    uint64_t n_entries = disk->rt->bytes / sizeof(uint64_t), entry;
     uint64_t max_chunk =
         cow_clusters(disk, disk->file_end) / alloc->per_chunk + COW_MAX_CHUNKS_BEYOND;
     int r;
 
-    for (uint64_t i = 0; i < n_entries; i++) {
-        r = cow_table_entry(disk, disk->rt, i, &entry);
+    if (i > max_chunk) {
+        cow_fail(err, "refcount block %llu is for clusters far beyond the end of the file",
+                 (unsigned long long)i);
+        return -EINVAL;
+    }
+    while (alloc->n_chunks <= i) {
+        r = chunk_append(alloc);
         if (r < 0) {
-            cow_fail(err, "reading the refcount table: %s", strerror(-r));
-            return r;
+            cow_fail(err,
+                     r == -ENOSPC ? "refcount table describes more than %llu clusters"
+                                  : "out of memory (%llu clusters)",
+                     (unsigned long long)COW_MAX_CLUSTERS);
+            return r == -ENOSPC ? -EINVAL : r;
         }
-        if (entry == 0)
-            continue;
-        if (i > max_chunk) {
-            cow_fail(err, "refcount block %llu is for clusters far beyond the end of the file",
-                     (unsigned long long)i);
-            return -EINVAL;
-        }
-        while (alloc->n_chunks <= i) {
-            r = chunk_append(alloc);
+    }
+    return load_block(disk, i, entry, block, err);
+}
+
+/* Past the cache: most of the table is empty and never looked at again. */
+static int load_blocks(struct cow_disk *disk, uint8_t *block, struct cow_error *err)
+{
+    uint64_t n_entries = disk->rt->bytes / sizeof(uint64_t), entries[512];
+    int r;
+
+    for (uint64_t i = 0; i < n_entries; i++) {
+        uint64_t in_part = i % 512;
+        if (in_part == 0) {
+            r = cow_read_full(disk->fd, entries, 8 * cow_min(n_entries - i, 512),
+                              disk->rt->active + 8 * i);
             if (r < 0) {
-                cow_fail(err,
-                         r == -ENOSPC ? "refcount table describes more than %llu clusters"
-                                      : "out of memory (%llu clusters)",
-                         (unsigned long long)COW_MAX_CLUSTERS);
-                return r == -ENOSPC ? -EINVAL : r;
+                cow_fail(err, "reading the refcount table: %s", strerror(-r));
+                return r;
             }
         }
-        r = load_block(disk, i, entry, block, err);
+        if (entries[in_part] == 0)
+            continue;
+        r = load_chunk(disk, i, be64toh(entries[in_part]), block, err);
         if (r < 0)
             return r;
     }

@@ -473,13 +473,41 @@ static void test_memory(void **state)
     files_free(f);
 }
 
+/* Hundreds of guests over one template: what each of them costs before it reads anything. */
+static void test_many_overlays(void **state)
+{
+    enum { N = 100 };
+    struct files *f = calloc(1, sizeof(*f));
+    struct cow_disk *disk[N];
+    struct cow_error err;
+    size_t before;
+    char name[16];
+
+    (void)state;
+    make_raw(f, "base", 0xb1, 65536);
+    for (int i = 0; i < N; i++) {
+        snprintf(name, sizeof(name), "%d", i);
+        make(f, name, "base", COW_FORMAT_RAW, 20ull << 30, 16);
+    }
+    before = mallinfo2().uordblks;
+    for (int i = 0; i < N; i++) {
+        snprintf(name, sizeof(name), "%d", i);
+        assert_int_equal(open_files(f, name, 0, &disk[i], &err), 0);
+    }
+    assert_true(mallinfo2().uordblks - before < N * 65536ull);
+    for (int i = 0; i < N; i++)
+        assert_int_equal(cow_close(disk[i]), 0);
+    files_free(f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_names), cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_depth), cmocka_unit_test(test_formats),
-        cmocka_unit_test(test_flags), cmocka_unit_test(test_ownership),
-        cmocka_unit_test(test_deep),  cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_names),         cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_depth),         cmocka_unit_test(test_formats),
+        cmocka_unit_test(test_flags),         cmocka_unit_test(test_ownership),
+        cmocka_unit_test(test_deep),          cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_many_overlays),
     };
 
     alarm(300);
