@@ -342,6 +342,26 @@ static void reply(struct scene *s, uint32_t count)
     assert_int_equal(send(s->sock, &s->out, length, 0), length);
 }
 
+/* Receives the next message; is it of this kind? */
+static bool next_is(struct scene *s, uint32_t type)
+{
+    struct pollfd fd = {.fd = s->sock, .events = POLLIN};
+
+    assert_int_equal(poll(&fd, 1, WAIT_SECONDS * 1000), 1);
+    assert_true(recv(s->sock, &s->in, sizeof(s->in), 0) > 0);
+    return s->in.head.type == type;
+}
+
+/* Nobody else has what was offered, if that is what was received. */
+static void answer_unique(struct scene *s)
+{
+    if (s->in.head.type != MS_MSG_OFFER)
+        return;
+    for (uint32_t i = 0; i < s->in.head.count; i++)
+        s->out.number[i] = MS_SLOT_UNIQUE;
+    reply(s, s->in.head.count);
+}
+
 /* It dies while the scanner waits for its answer. */
 static void test_end_while_it_waits(void **state)
 {
@@ -393,7 +413,8 @@ static void test_wrong_looks(void **state)
                                            .slot = i % 3 ? i % 100 : i};
     s->look.head = (struct ms_msg_head){.type = MS_MSG_LOOK, .count = MS_MAX_LOOK};
     assert_int_equal(send(s->sock, &s->look, sizeof(s->look), 0), sizeof(s->look));
-    expect_message(s, s->sock, MS_MSG_LOOKED);
+    while (!next_is(s, MS_MSG_LOOKED)) /* it may have asked something before it was told */
+        answer_unique(s);
     WAIT_FOR(guest_ledger(&s->guest).merges > 0); /* what was right is taken */
     shutdown(s->sock, SHUT_RDWR);
     scene_end(s);
