@@ -141,9 +141,10 @@ $(BUILD)/guests/%: tests/guest/%.c tests/guest/head.S tests/guest/runtime.h test
 	@objcopy -O binary -j .image $@.elf $@.image
 	@cat $@.setup $@.image >$@
 
+$(BUILD)/bench-cowdisk: BENCH_LIBS := -lqcow
 $(BUILD)/bench-%: tests/bench/bench-%.c $(LIBMEMSHARE) $(LIBCOWDISK)
 	@echo "  LINK    $@"
-	@$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.c %.a,$^) $(COWDISK_LIBS) $(MEMSHARE_LIBS) -lm
+	@$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.c %.a,$^) $(COWDISK_LIBS) $(MEMSHARE_LIBS) $(BENCH_LIBS) -lm
 
 # What page sharing gains and costs, beside KSM.
 BENCH_MEMSHARE_SRC := $(call src,tests/bench/memshare)

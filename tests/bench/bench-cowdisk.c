@@ -2,12 +2,14 @@
 /*
  * What an overlay costs against plain pread and pwrite on the same file system, and against QEMU's
  * qcow2 driver (`qemu-img bench`, if it is there) doing the same steps: interleaved rounds,
- * medians. bench-cowdisk [DIR] [--json]
+ * medians. Where a name says so, something else stands in the column "raw": a chain of one image,
+ * libqcow. bench-cowdisk [DIR] [--json]
  */
 #include "cowdisk/cowdisk.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <libqcow.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,14 +17,17 @@
 #include <time.h>
 #include <unistd.h>
 
-#define ROUNDS     5
-#define SIZE       (1ull << 30)
-#define BLOCK      4096u
-#define STEP       (65536u + 4096u)
-#define N_READS    100000u
-#define N_WRITES   12000u
-#define N_FLUSHES  300u
-#define N_OVERLAYS 1000u
+#define ROUNDS      5
+#define SIZE        (1ull << 30)
+#define BLOCK       4096u
+#define STEP        (65536u + 4096u)
+#define N_READS     100000u
+#define N_WRITES    12000u
+#define N_FLUSHES   300u
+#define N_OVERLAYS  1000u
+#define N_UNPACKED  2000u
+#define PACKED_SIZE (128ull << 20)
+#define DEPTH       8u
 
 enum { OURS, RAW, QEMU, N_SIDES };
 
@@ -171,6 +176,149 @@ static int bench_sequential(int side, double *ret_seconds)
     return 0;
 }
 
+static struct cow_disk *open_one(int fd, enum cow_format format, unsigned flags,
+                                 struct cow_disk *backing)
+{
+    struct cow_open_options options = {
+        .fd = fd, .format = format, .flags = flags, .backing = backing, .data_fd = -1};
+    struct cow_disk *disk;
+    struct cow_error err;
+
+    if (cow_open(&disk, &options, &err) < 0) {
+        fprintf(stderr, "%s\n", err.text);
+        exit(1);
+    }
+    return disk;
+}
+
+/* `depth` images over the base, each with a share of the clusters of its own. */
+static struct cow_disk *new_chain(unsigned depth)
+{
+    struct cow_disk *disk = open_one(base_fd, COW_FORMAT_RAW, COW_RDONLY, NULL);
+    static uint8_t buffer[BLOCK];
+    struct iovec iov = {.iov_base = buffer, .iov_len = BLOCK};
+
+    for (unsigned k = 0; k < depth; k++) {
+        struct cow_create_options create = {
+            .size = SIZE,
+            .backing_name = "below",
+            .backing_format = k ? COW_FORMAT_QCOW2 : COW_FORMAT_RAW,
+        };
+        struct cow_error err;
+        char name[32];
+        int fd;
+
+        snprintf(name, sizeof(name), "chain%u-%u.qcow2", depth, k);
+        fd = new_file(name);
+        check(cow_create(fd, &create, &err));
+        disk = open_one(fd, COW_FORMAT_QCOW2, 0, disk);
+        for (uint64_t i = k; i < SIZE / 65536; i += 2 * depth)
+            check(cow_pwritev(disk, &iov, 1, i * 65536));
+        check(cow_flush(disk));
+        close(fd);
+    }
+    return disk;
+}
+
+/* Opens the chain again, as a guest has it: nothing below the top is open for writing. */
+static int open_by_name(void *opaque, const char *path, bool writable, int *ret_fd)
+{
+    unsigned *k = opaque;
+    char name[32];
+
+    (void)path;
+    snprintf(name, sizeof(name), "chain%u-%u.qcow2", DEPTH, *k - 1);
+    *ret_fd = *k ? open(path_of(name), (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC)
+                 : open(path_of("base.raw"), O_RDONLY | O_CLOEXEC);
+    (*k)--;
+    return *ret_fd < 0 ? -errno : 0;
+}
+
+static int bench_chain(int side, double *ret_seconds)
+{
+    static struct cow_disk *disks[2];
+    static uint8_t buffer[BLOCK];
+    struct iovec iov = {.iov_base = buffer, .iov_len = BLOCK};
+    unsigned k = DEPTH;
+    uint64_t rng = 1;
+    double start;
+
+    if (side == QEMU)
+        return -ENOENT;
+    if (!disks[side] && side == OURS) {
+        struct cow_chain_options options = {
+            .path = "top", .flags = 0, .open_file = open_by_name, .opaque = &k};
+        struct cow_error err;
+        check(cow_close(new_chain(DEPTH)));
+        check(cow_chain_open(&disks[side], &options, &err));
+    }
+    if (!disks[side])
+        disks[side] = new_chain(1);
+    start = now();
+    for (unsigned i = 0; i < N_READS; i++)
+        check(cow_preadv(disks[side], &iov, 1, next_random(&rng) % (SIZE / BLOCK) * BLOCK));
+    *ret_seconds = now() - start;
+    return 0;
+}
+
+/* Text-like bytes, compressed by cow_convert(). */
+static void make_packed(void)
+{
+    struct cow_convert_options options = {.format = COW_FORMAT_QCOW2, .compress = true};
+    static char text[1 << 20];
+    int fd = new_file("text.raw"), packed = new_file("packed.qcow2");
+    struct cow_disk *disk;
+    struct cow_error err;
+    uint64_t rng = 3;
+
+    for (uint64_t at = 0; at < PACKED_SIZE; at += sizeof(text)) {
+        for (size_t i = 0; i + 16 <= sizeof(text); i += 16)
+            snprintf(text + i, 17, "%s%08x", next_random(&rng) % 3 ? "the word" : "another ",
+                     (unsigned)(next_random(&rng) % 5000));
+        if (pwrite(fd, text, sizeof(text), (off_t)at) != (ssize_t)sizeof(text))
+            exit(1);
+    }
+    disk = open_one(fd, COW_FORMAT_RAW, COW_RDONLY, NULL);
+    check(cow_convert(disk, packed, &options, NULL, NULL, &err));
+    check(cow_close(disk));
+    close(fd);
+    close(packed);
+}
+
+static int bench_packed(int side, double *ret_seconds)
+{
+    static struct cow_disk *disk;
+    static libqcow_file_t *file;
+    static uint8_t buffer[BLOCK];
+    struct iovec iov = {.iov_base = buffer, .iov_len = BLOCK};
+    uint64_t rng = 1;
+    double start;
+
+    if (side == QEMU)
+        return -ENOENT;
+    if (!disk) {
+        int fd;
+        make_packed();
+        fd = open(path_of("packed.qcow2"), O_RDONLY | O_CLOEXEC);
+        disk = open_one(fd, COW_FORMAT_QCOW2, COW_RDONLY, NULL);
+        close(fd);
+        if (libqcow_file_initialize(&file, NULL) != 1 ||
+            libqcow_file_open(file, path_of("packed.qcow2"), LIBQCOW_OPEN_READ, NULL) != 1)
+            return -EIO;
+    }
+    start = now();
+    for (unsigned i = 0; i < N_UNPACKED; i++) {
+        uint64_t offset = next_random(&rng) % (PACKED_SIZE / BLOCK) * BLOCK;
+        if (side == OURS)
+            check(cow_preadv(disk, &iov, 1, offset));
+        else if (libqcow_file_read_buffer_at_offset(file, buffer, BLOCK, (off64_t)offset, NULL) !=
+                 BLOCK)
+            return -EIO;
+    }
+    *ret_seconds = now() - start;
+    return 0;
+}
+
 static int write_steps(int side, unsigned n, unsigned flush_every, double *ret_seconds)
 {
     static uint8_t buffer[BLOCK];
@@ -284,6 +432,8 @@ int main(int argc, char **argv)
     struct bench benches[] = {
         {.name = "random 4 KiB read", .run = bench_read, .n = N_READS},
         {.name = "sequential read, per MiB", .run = bench_sequential, .n = SIZE >> 20},
+        {.name = "4 KiB read, chain of 8 (raw: of 1)", .run = bench_chain, .n = N_READS},
+        {.name = "compressed read (raw: libqcow)", .run = bench_packed, .n = N_UNPACKED},
         {.name = "4 KiB write into a fresh overlay", .run = bench_write, .n = N_WRITES},
         {.name = "4 KiB write and flush", .run = bench_flush, .n = N_FLUSHES},
         {.name = "create and open an overlay", .run = bench_open, .n = N_OVERLAYS},
