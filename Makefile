@@ -200,8 +200,9 @@ check-integration: all test-programs
 SOAK := $(addprefix tests/integration/,cowdisk-kill.sh image-kill.sh cowdisk-nbd.sh image-check.sh)
 soak: all test-programs
 	@tests/deps.sh test
-	@BUILD=$(BUILD) TEST_TIMEOUT=28800 KILL_ROUNDS=5000 KILL_SEED=$$(date +%s) KILL_MOST=100000 NBD_STOPS=5000 CHECK_MUTANTS=5000 \
-	    CUT_FACTOR=20 tests/run.sh $(BUILD)/tests/test-cowdisk-faults $(SOAK)
+	@seed=$$(date +%s); echo "seed $$seed"; \
+	BUILD=$(BUILD) TEST_TIMEOUT=28800 KILL_SEED=$$seed NBD_SEED=$$seed CHECK_SEED=$$seed KILL_ROUNDS=5000 KILL_MOST=100000 \
+	    NBD_STOPS=5000 CHECK_MUTANTS=5000 CUT_FACTOR=20 tests/run.sh $(BUILD)/tests/test-cowdisk-faults $(SOAK)
 
 demo:
 	@tests/deps.sh build demo

@@ -110,9 +110,14 @@ static uint64_t clear(struct check *c, uint64_t entry, const struct target *targ
     return target->refs == 1 ? entry : entry & ~QCOW_COPIED;
 }
 
+/* An L1 entry without a table has no flags, either. */
 static int clear_in_table(struct check *c, uint64_t index, uint64_t entry, uint64_t at)
 {
+    const uint64_t empty = 0;
+
     (void)index;
+    if (!(entry & QCOW_OFFSET_MASK))
+        return cow_write_full(c->fd, &empty, sizeof(empty), at);
     return visit_table(c, entry, at, clear);
 }
 

@@ -188,8 +188,10 @@ static int count_l1_entry(struct check *c, uint64_t index, uint64_t entry, bool 
 
     if (entry & QCOW_L1_RESERVED)
         check_problem(c, "L1 entry %llu has reserved bits", (unsigned long long)index);
-    if (!(entry & QCOW_OFFSET_MASK))
+    if (!(entry & QCOW_OFFSET_MASK)) {
+        check_problem(c, "L1 entry %llu has flags, but no table", (unsigned long long)index);
         return 0;
+    }
     if ((entry & QCOW_OFFSET_MASK) % c->cluster_size)
         check_problem(c, "the L2 table at 0x%llx is not aligned",
                       (unsigned long long)(entry & QCOW_OFFSET_MASK));

@@ -35,7 +35,7 @@ nbdkit -U - "$PLUGIN" file=over.qcow2 readonly=1 --run 'qemu-io -f raw -c "write
 qemu-img compare -q -f qcow2 -F raw over.qcow2 flat.raw || fail "readonly=1 changed the image"
 
 # ---- and random operations
-seed=${NBD_SEED:-$(date +%s)}
+seed=${NBD_SEED:-1}
 say "seed $seed"
 mkdir random
 "$PYTHON" "$ROOT/tests/integration/cowdisk-nbd.py" "$PLUGIN" "$BUILD/vmmd-image" "$TMP/random" "$seed" "${NBD_STOPS:-60}" ||

@@ -8,6 +8,7 @@ QEMU's own repair.
 """
 import json
 import random
+import re
 import shutil
 import struct
 import subprocess
@@ -141,7 +142,8 @@ def repair(number, mutant, before, what):
     shutil.copy(mutant, ours)
     shutil.copy(mutant, theirs)
     # Where a table is data, too, a repaired flag of it is data that changes.
-    twice = any(" times," in problem for problem in our_check(mutant)[1].get("problems", []))
+    twice = any(re.search(r"used (?!1 )\d+ times|used by others", problem)
+                for problem in our_check(mutant)[1].get("problems", []))
     old = None if twice else content(mutant)
     said, _ = our_check(ours, f"--repair={what}")
     shell(f"qemu-img check -r {what} -f qcow2 {theirs}")

@@ -184,6 +184,17 @@ static void test_copied(void **state)
     repaired(&b, COW_REPAIR_ALL);
 }
 
+static void test_l1_flags(void **state)
+{
+    static struct broken b;
+
+    (void)state;
+    start(&b);
+    put_64(b.fd, b.l1 + 8, COPIED);
+    assert_int_equal(check_it(&b, 0).corruptions, 1);
+    repaired(&b, COW_REPAIR_ALL);
+}
+
 /* Two guest clusters in one place: afterwards a write to one does not change the other. */
 static void test_used_twice(void **state)
 {
@@ -391,6 +402,7 @@ int main(void)
         cmocka_unit_test(test_cut_short),     cmocka_unit_test(test_block_on_data),
         cmocka_unit_test(test_blind),         cmocka_unit_test(test_marks),
         cmocka_unit_test(test_refused),       cmocka_unit_test(test_window),
+        cmocka_unit_test(test_l1_flags),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
