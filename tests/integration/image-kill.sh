@@ -11,6 +11,6 @@ need_built vmmd-image
 seed=${KILL_SEED:-1}
 say "seed $seed"
 mkdir "$TMP/kill"
-python3 "$ROOT/tests/integration/image-kill.py" "$BUILD/vmmd-image" "$TMP/kill-at.so" "$TMP/kill" "$seed" "${KILL_MOST:-40}" ||
+python3 "$ROOT/tests/integration/image-kill.py" "$BUILD/vmmd-image" "$TMP/kill-at.so" "$TMP/kill" "$seed" "${KILL_MOST:-100}" ||
     fail "KILL_SEED=$seed"
 pass
