@@ -163,7 +163,7 @@ $(NBDKIT_PLUGIN): tests/nbdkit/plugin.c $(LIBCOWDISK)
 	@echo "  LINK    $@"
 	@$(CC) $(CPPFLAGS) $(CFLAGS) -fPIC -shared $(LDFLAGS) -o $@ $^ $(COWDISK_LIBS)
 
-.PHONY: test-programs unit check check-asan check-integration soak demo bench fuzz fuzz-cowdisk format format-check deps help clean install
+.PHONY: test-programs unit check check-lab check-asan check-integration soak demo bench fuzz fuzz-cowdisk format format-check deps help clean install
 test-programs: $(UNIT_TESTS) $(FAKES) $(GUESTS) $(BUILD)/guest-run $(NBDKIT_PLUGIN)
 
 unit: $(UNIT_TESTS) $(FAKES)
@@ -179,6 +179,16 @@ check:
 	@$(MAKE) --no-print-directory check-asan
 	@FUZZ_SECONDS=60 $(MAKE) --no-print-directory fuzz-cowdisk >$(BUILD)/fuzz.log 2>&1 || { tail -n 60 $(BUILD)/fuzz.log; exit 1; }
 	@BUILD=$(BUILD) tests/run.sh $(UNIT_TESTS) $(INTEGRATION)
+
+# Real KVM on any machine: QEMU emulates one with SVM, a Debian kernel in it runs our guests (tests/lab/). With two kernels: the
+# newer one tracks writes for the page scanner.
+check-lab:
+	@tests/deps.sh build lab
+	@$(MAKE) --no-print-directory -j$$(nproc) all $(BUILD)/tests/test-vmm-kvm $(BUILD)/guests/checksum
+	@tests/lab/kernel.sh $(BUILD)/cache/lab-bookworm bookworm
+	@tests/lab/kernel.sh $(BUILD)/cache/lab-backports bookworm-backports
+	@BUILD=$(BUILD) tests/lab/lab.sh $(BUILD)/cache/lab-bookworm
+	@BUILD=$(BUILD) tests/lab/lab.sh $(BUILD)/cache/lab-backports
 
 ASAN := BUILD=$(BUILD)/asan SAN='-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer' CFLAGS='-O1 -g'
 
@@ -277,6 +287,7 @@ help:
 	@echo "make demo         a template, four guests, their pages merged, the saving shown (root, apt)"
 	@echo "make check        install what is missing, build, run all tests"
 	@echo "make soak         hours of kills, random operations and damage on disk images"
+	@echo "make check-lab    the KVM engine in an emulated machine that has SVM, with two kernels (10 minutes)"
 	@echo "make check-asan   unit tests under ASAN and UBSAN"
 	@echo "make bench        the benchmarks; figures are printed, nothing is asserted"
 	@echo "make fuzz         feed the image reader and the page pool with 100,000 mutants, or for FUZZ_SECONDS each"

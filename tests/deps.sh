@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-or-later
-# deps.sh build|test|demo|bench|fuzz... - installs what is missing of the Debian packages that a step needs (apt-get, as root). Prints nothing
+# deps.sh build|test|demo|bench|fuzz|lab... - installs what is missing of the Debian packages that a step needs (apt-get, as root). Prints nothing
 # when all is there.
 set -eu
 
@@ -10,6 +10,7 @@ demo="dbus e2fsprogs fdisk mmdebstrap python3 procps"
 tests="$demo clang-format libcmocka-dev qemu-utils libglib2.0-bin dbus-bin systemd jq bsdutils mount man-db
  nbdkit nbdkit-plugin-dev libnbd-bin python3-libnbd"
 bench="$tests qemu-system-x86"
+lab="qemu-system-x86 busybox-static kmod cpio xz-utils dbus libcmocka-dev"
 fuzz="clang libclang-rt-14-dev"
 
 wanted=
@@ -19,6 +20,7 @@ for set in "$@"; do
     demo) wanted="$wanted $demo" ;;
     test) wanted="$wanted $tests" ;;
     fuzz) wanted="$wanted $fuzz" ;;
+    lab) wanted="$wanted $lab" ;;
     bench) wanted="$wanted $bench" ;;
     *) echo "deps.sh: no set of packages is called $set" >&2; exit 2 ;;
     esac

@@ -1,0 +1,199 @@
+#!/bin/busybox sh
+# SPDX-License-Identifier: GPL-2.0-or-later
+# What runs in the lab (lab.sh): guests on KVM through vmmd, and the engine's own test program. Every step says how long it took; the
+# first that fails ends it, with the end of the logs.
+set -eu
+cd /tmp
+export PATH=/lab:/bin VMMD_LIBEXEC=/lab LC_ALL=C
+STATE=/tmp/state
+began=$(cut -d ' ' -f 1 /proc/uptime)
+
+step()
+{
+    awk -v a="$began" -v now="$(cut -d ' ' -f 1 /proc/uptime)" -v what="$*" 'BEGIN { printf "lab %6.1f s: %s\n", now - a, what }'
+}
+
+fail()
+{
+    step "FAILED: $*"
+    tail -n 15 /tmp/vmmd.log
+    tail -n 8 $STATE/guests/*/vmm.log $STATE/guests/*/console.log 2>/dev/null
+    dmesg | tail -n 10
+    exit 1
+}
+
+state_of() # NAME
+{
+    vmctl list --format csv | sed -n "s/^$1,\([a-z]*\),.*/\1/p"
+}
+
+expect_state() # NAME STATE
+{
+    [ "$(state_of "$1")" = "$2" ] || fail "$1 is $(state_of "$1"), not $2: $(vmctl info "$1" | grep Reason)"
+}
+
+# inside NAME COMMAND: what it prints in the guest's shell.
+inside()
+{
+    rm -f in out
+    mkfifo in out
+    vmctl console "$1" --linger 60 <in >out 2>console-error &
+    console=$!
+    exec 3>in
+    echo "{ $2; } 2>&1; echo END\"OF\"ANSWER" >&3
+    timeout 60 awk '/^ENDOFANSWER/ { exit } { print }' <out | tr -d '\r' || fail "no answer from $1 to: $2 $(cat console-error)"
+    exec 3>&-
+    kill $console 2>/dev/null || true
+    wait $console 2>/dev/null || true
+}
+
+run_guest() # NAME OPTION...
+{
+    name=$1
+    shift
+    vmctl run lab --name "$name" --memory 128M --wait --timeout 120 "$@" || fail "$name does not get to its login prompt"
+}
+
+started_of() # NAME
+{
+    vmctl info "$1" --format json | sed -n 's/.*"started": \([0-9]*\).*/\1/p'
+}
+
+total_of() # FIELD of the ledgers of all guests; the total is the largest
+{
+    vmctl memory --format json | sed -n "s/.*\"$1\": \([0-9]*\).*/\1/p" | sort -n | tail -n 1
+}
+
+# own_memory NAME KIND: KiB of its process that are not guest RAM: Rss, or Private_Dirty.
+own_memory()
+{
+    vmctl info "$1" --format json >info
+    awk -v kind="$2:" -v from="$(sed -n 's/.*"ram_address": \([0-9]*\).*/\1/p' info)" \
+        -v bytes="$(sed -n 's/.*"memory": \([0-9]*\).*/\1/p' info)" '
+        function number(text,   n, i) {
+            n = 0
+            for (i = 1; i <= length(text); i++)
+                n = n * 16 + index("0123456789abcdef", substr(text, i, 1)) - 1
+            return n
+        }
+        /^[0-9a-f]+-[0-9a-f]+ / { split($1, range, "-"); at = number(range[1]); ram = at >= from && at < from + bytes }
+        $1 == kind && !ram { sum += $2 }
+        END { print sum }' "/proc/$(sed -n 's/.*"pid": \([0-9]*\).*/\1/p' info)/smaps"
+}
+
+# after_reset NAME COMMAND: the command resets the guest, which comes back by itself.
+after_reset()
+{
+    before=$(started_of "$1")
+    rm -f events
+    mkfifo events
+    vmctl events >events &
+    events=$!
+    echo "$2" | vmctl console "$1" --linger 1 >/dev/null 2>&1 || true
+    timeout 120 awk '/guest-login/ { seen = 1; exit } END { exit !seen }' <events || fail "$1 does not come back after: $2"
+    kill $events 2>/dev/null || true
+    wait $events 2>/dev/null || true
+    expect_state "$1" running
+    [ "$(started_of "$1")" != "$before" ] || fail "$1 was not started again after: $2"
+}
+
+[ -c /dev/kvm ] || fail "no /dev/kvm"
+
+# ---- the engine by itself ----
+test-vmm-kvm >test.log 2>&1 || { cat test.log; fail "test-vmm-kvm"; }
+grep -a 'exits a second\|us: \|median' test.log || true
+step "test-vmm-kvm: $(grep -c '  OK' test.log) tests"
+
+# ---- vmmd ----
+cat >bus.conf <<END
+<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN" "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig><type>session</type><listen>unix:path=/tmp/bus</listen><auth>EXTERNAL</auth><policy context="default">
+<allow send_destination="*"/><allow receive_sender="*"/><allow own="*"/></policy></busconfig>
+END
+dbus-daemon --config-file=/tmp/bus.conf --fork --print-address >/dev/null || fail "dbus-daemon"
+export VMMD_BUS_ADDRESS=unix:path=/tmp/bus
+printf '[sharing]\nscan_budget = 60\n' >vmmd.conf
+vmmd --session --config vmmd.conf --state-dir $STATE --runtime-dir /tmp/run --bus-address $VMMD_BUS_ADDRESS >vmmd.log 2>&1 &
+timeout 20 sh -c "until grep -q 'serving org.vmmd1' vmmd.log; do sleep 0.1; done" || fail "vmmd does not start"
+vmctl host
+vmctl host | grep -q '^Engine  kvm' || fail "auto is not kvm here"
+vmctl host | grep -q '^Host    svm' || fail "not a host of kind svm"
+vmctl template import lab --disk /lab/disk.raw --kernel /lab/vmlinuz --initrd /lab/guest.cpio \
+    --cmdline "console=ttyS0 quiet panic=1 mitigations=off" || fail "import"
+step "vmmd runs"
+
+# ---- boots, devices, clocks ----
+for n in 1 2 4; do
+    run_guest smp-$n --vcpus $n
+    [ "$(inside smp-$n nproc)" = $n ] || fail "smp-$n has $(inside smp-$n nproc) CPUs"
+    step "a stock kernel with $n vCPUs at its login prompt"
+    [ $n != 1 ] || step "its process has $(own_memory smp-1 Private_Dirty) KiB of its own besides guest RAM, $(own_memory smp-1 Rss) KiB resident"
+    [ $n != 1 ] || [ "$(own_memory smp-1 Private_Dirty)" -le 3072 ] || fail "that is too much"
+    [ $n = 2 ] || vmctl delete -f smp-$n
+done
+[ "$(inside smp-2 'md5sum </dev/vda')" = "$(md5sum </lab/disk.raw)" ] || fail "it reads another disk"
+inside smp-2 'cat /proc/interrupts' >interrupts
+grep -q 'MSI.*virtio.*-req.0\|MSI.*virtio[0-9]' interrupts || fail "no MSI-X: $(cat interrupts)"
+[ "$(inside smp-2 'cat /sys/devices/system/clocksource/clocksource0/current_clocksource')" != jiffies ] || fail "no clock"
+inside smp-2 'head -c 100 /dev/hwrng | wc -c' | grep -q '^100$' || fail "no random numbers"
+[ "$(inside smp-2 'i=0; while [ $i -lt 2 ]; do taskset -p $((1 << i)) $$ >/dev/null && echo cpu; i=$((i + 1)); done' | wc -l)" = 2 ] ||
+    fail "not both CPUs take work"
+step "disk, MSI-X, clock, random numbers, both CPUs"
+
+# ---- pause: its time stands still ----
+before=$(inside smp-2 'cut -d . -f 1 /proc/uptime')
+vmctl pause smp-2
+expect_state smp-2 paused
+sleep 8
+vmctl resume smp-2
+after=$(inside smp-2 'cut -d . -f 1 /proc/uptime')
+[ $((after - before)) -lt 7 ] || fail "$((after - before)) s passed in the guest while it was paused for 8"
+step "paused for 8 s: $((after - before)) s passed in the guest"
+
+# ---- ends of all kinds ----
+after_reset smp-2 'echo c >/proc/sysrq-trigger'
+step "a crashed guest reset itself and came back"
+after_reset smp-2 'echo triple >/sys/kernel/reboot/type; echo b >/proc/sysrq-trigger'
+step "a triple fault: back"
+after_reset smp-2 'reboot -f'
+step "a reboot: back"
+echo 'poweroff -f' | vmctl console smp-2 --linger 1 >/dev/null 2>&1 || true
+vmctl wait smp-2 --for stopped --timeout 30 || fail "it does not power off"
+vmctl start smp-2 --wait --timeout 120 || fail "it does not start again"
+run_guest other
+pid=$(vmctl info smp-2 --format json | sed -n 's/.*"pid": \([0-9]*\).*/\1/p')
+kill -9 "$pid"
+vmctl wait smp-2 --for stopped --timeout 30 2>/dev/null || true
+expect_state smp-2 failed
+[ "$(inside other 'echo here')" = here ] || fail "another guest is gone, too"
+vmctl start smp-2 --wait --timeout 120 || fail "it does not start after its process was killed"
+step "power-off; kill -9: failed, the other runs, started again"
+vmctl delete -f smp-2 other
+
+# ---- four guests merged ----
+run_guest m --count 4
+vmctl memory --settle --timeout 120 >memory || fail "the scanners do not settle"
+cat memory
+saved=$(($(total_of saved) / 1048576))
+[ "$saved" -ge 60 ] || fail "four equal guests save $saved MiB only"
+for n in 1 2 3 4; do
+    [ "$(inside m-$n 'md5sum </dev/vda')" = "$(md5sum </lab/disk.raw)" ] || fail "m-$n reads wrong data after merging"
+done
+step "four guests merged: $saved MiB saved"
+vmctl delete -f m-1 m-2 m-3 m-4
+
+# ---- guests that check every byte of their memory while it is merged and split ----
+truncate -s 1M empty.raw
+vmctl template import checksum --disk empty.raw --kernel /lab/checksum --cmdline console=ttyS0 || fail "import of checksum"
+vmctl run checksum --name c --count 3 --memory 64M --wait --timeout 60 || fail "checksum guests do not start"
+sleep "${STRESS_SECONDS:-20}"
+vmctl memory
+merges=$(total_of merges) splits=$(total_of splits)
+for n in 1 2 3; do
+    expect_state c-$n running
+    ! grep -a -q WRONG $STATE/guests/c-$n/console.log || fail "c-$n read a wrong byte: $(grep -a WRONG $STATE/guests/c-$n/console.log)"
+done
+[ "$merges" -gt 1000 ] && [ "$splits" -gt 100 ] || fail "only $merges merges, $splits splits"
+step "memory-sharing stress: $merges merges, $splits splits, every byte right"
+vmctl delete -f c-1 c-2 c-3
+step "done"

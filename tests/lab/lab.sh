@@ -1,0 +1,93 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+# lab.sh KERNELDIR - runs inside.sh on a machine with SVM: QEMU's software emulation of one, with the kernel of KERNELDIR (kernel.sh)
+# and kvm-amd. In it vmmd, vmmd-guest and vmctl of this build run guests with the same kernel on a real /dev/kvm. Exit status 0 if all of
+# it passed. BUILD names the directory of the programs, LAB_MEMORY the machine's memory, LAB_SECONDS its longest life.
+set -eu
+root=$(cd "$(dirname "$0")/../.." && pwd)
+kernel=$(cd "$1" && pwd)
+BUILD=$(cd "$root" && cd "${BUILD:-build}" && pwd)
+PATH=$PATH:/usr/sbin:/sbin
+release=$(ls "$kernel/lib/modules")
+work=$(mktemp -d "${TMPDIR:-/tmp}/vmmd-lab.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+
+archive() { # DIRECTORY FILE
+    (cd "$1" && find . | cpio -o -H newc --quiet) >"$2"
+}
+
+modules() { # DIRECTORY MODULE...: with what they need, and DIRECTORY/modules/list in the order of loading
+    to=$1/modules
+    shift
+    mkdir -p "$to"
+    : >"$to/list"
+    for module; do
+        modprobe -d "$kernel" -S "$release" --show-depends "$module" | sed -n 's/^insmod \([^ ]*\).*/\1/p' | while read -r file; do
+            name=$(basename "$file")
+            [ -e "$to/$name" ] && continue
+            cp "$file" "$to/"
+            strip -g "$to/$name"
+            echo "$name" >>"$to/list"
+        done
+    done
+}
+
+programs() { # DIRECTORY PROGRAM...: with their libraries, where the loader looks for them
+    to=$1
+    shift
+    for program; do
+        cp "$program" "$to/lab/"
+        strip -g "$to/lab/$(basename "$program")"
+        ldd "$program" | sed -n 's/.* => \(\/[^ ]*\).*/\1/p; s/^[[:space:]]*\(\/[^ ]*\).*/\1/p' | while read -r library; do
+            [ -e "$to$library" ] || { mkdir -p "$to$(dirname "$library")"; cp "$library" "$to$library"; }
+        done
+    done
+}
+
+skeleton() { # DIRECTORY
+    mkdir -p "$1/bin" "$1/dev" "$1/proc" "$1/sys" "$1/tmp" "$1/etc" "$1/lab"
+    cp /bin/busybox "$1/bin/"
+}
+
+# ---- the guest inside: a shell on the serial line behind a "login:" ----
+skeleton "$work/guest"
+modules "$work/guest" virtio_pci virtio_blk virtio_console virtio-rng virtio_balloon
+install -m 755 "$root/tests/lab/guest-init.sh" "$work/guest/init"
+archive "$work/guest" "$work/guest.cpio"
+
+# ---- the machine around it ----
+machine=$work/machine
+skeleton "$machine"
+modules "$machine" kvm-amd
+programs "$machine" "$BUILD/vmmd" "$BUILD/vmmd-guest" "$BUILD/vmmd-import" "$BUILD/vmctl" "$BUILD/tests/test-vmm-kvm" \
+    "$(command -v dbus-daemon)"
+cp "$root/tests/lab/inside.sh" "$BUILD/guests/checksum" "$machine/lab/"
+cp "$kernel/vmlinuz" "$work/guest.cpio" "$machine/lab/"
+head -c 8M /dev/urandom >"$machine/lab/disk.raw"
+echo "root:x:0:0:root:/:/bin/sh" >"$machine/etc/passwd"
+cat >"$machine/init" <<'END'
+#!/bin/busybox sh
+/bin/busybox --install -s /bin
+export PATH=/bin
+mount -t devtmpfs none /dev
+mount -t proc none /proc
+mount -t sysfs none /sys
+mount -t tmpfs -o size=80% none /tmp
+mkdir -p /dev/pts && mount -t devpts none /dev/pts
+while read -r module; do insmod "/modules/$module"; done </modules/list
+{ sh /lab/inside.sh 2>&1; echo "LAB-EXIT $?"; } | cat
+poweroff -f
+END
+chmod 755 "$machine/init"
+archive "$machine" "$work/machine.cpio"
+
+# One CPU, and without CMPXCHG16B: QEMU 7.2's emulation of it corrupts kernels that use it.
+timeout -k 5 "${LAB_SECONDS:-450}" qemu-system-x86_64 -nodefaults -no-user-config -display none -serial stdio -no-reboot \
+    -M pc -m "${LAB_MEMORY:-1536}" -smp 1 \
+    -cpu EPYC,-cx16 -accel tcg,thread=multi,tb-size=256 -kernel "$kernel/vmlinuz" \
+    -initrd "$work/machine.cpio" -append "console=ttyS0 panic=-1 quiet loglevel=1 no_timer_check tsc=reliable mitigations=off" \
+    </dev/null 2>"$work/qemu.log" | tee "$work/log" || true
+if grep -q '^LAB-EXIT 0' "$work/log"; then exit 0; fi
+cat "$work/qemu.log" >&2
+echo "lab.sh: the lab with $release failed" >&2
+exit 1
