@@ -27,7 +27,7 @@ const struct cli_command cli_commands[] = {
      "shut guests down and start them again", cli_restart},
     {"pause", "NAME...", {0}, {0}, "hold guests where they are", cli_pause},
     {"resume", "NAME...", {0}, {0}, "let paused guests go on", cli_resume},
-    {"set", "NAME...", {OPT_PRIORITY}, {0}, "change settings of guests", cli_set},
+    {"set", "NAME...", {0}, {OPT_MEMORY, OPT_VCPUS, OPT_PRIORITY}, "change settings of guests", cli_set},
     {"delete", "NAME...", {0}, {OPT_FORCE}, "delete guests with their disks", cli_delete},
     {"list", "", {0}, {0}, "list guests", cli_list},
     {"info", "NAME...", {0}, {0}, "tell all about guests", cli_info},

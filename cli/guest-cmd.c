@@ -45,40 +45,73 @@ int cli_resume(struct cli *cli, const struct cli_args *args)
 
 /* ---- set ---- */
 
-static int set_priority(struct cli *cli, const char *name, int32_t priority)
+static int set_property(struct cli *cli, const char *path, const char *property, int type,
+                        const void *value)
 {
-    const char *interface = CLI_GUEST, *property = "Priority";
-    char *path = cli_guest_path(cli, name);
+    const char *interface = CLI_GUEST, signature[2] = {(char)type, '\0'};
     DBusMessageIter iter, variant;
-    DBusMessage *message;
-    int r = -1;
+    DBusMessage *message = bus_method(CLI_NAME, path, DBUS_INTERFACE_PROPERTIES, "Set");
+    bool made = false;
+
+    if (message) {
+        dbus_message_iter_init_append(message, &iter);
+        made = bus_put_string(&iter, interface) && bus_put_string(&iter, property) &&
+               dbus_message_iter_open_container(&iter, DBUS_TYPE_VARIANT, signature, &variant) &&
+               dbus_message_iter_append_basic(&variant, type, value) &&
+               dbus_message_iter_close_container(&iter, &variant);
+    }
+    if (!made && message)
+        dbus_message_unref(message);
+    return cli_send(cli, made ? message : NULL, NULL);
+}
+
+struct settings {
+    bool priority, memory, vcpus; /* given */
+    int32_t new_priority;
+    uint64_t new_memory, new_vcpus;
+};
+
+static int set_guest(struct cli *cli, const char *name, const struct settings *s)
+{
+    char *path = cli_guest_path(cli, name);
+    uint32_t vcpus = (uint32_t)s->new_vcpus;
+    int r = 0;
 
     if (!path)
         return -1;
-    message = bus_method(CLI_NAME, path, DBUS_INTERFACE_PROPERTIES, "Set");
-    if (message) {
-        dbus_message_iter_init_append(message, &iter);
-        if (bus_put_string(&iter, interface) && bus_put_string(&iter, property) &&
-            dbus_message_iter_open_container(&iter, DBUS_TYPE_VARIANT, "i", &variant) &&
-            bus_put_i32(&variant, priority) && dbus_message_iter_close_container(&iter, &variant))
-            r = 0;
-    }
-    if (r < 0 && message)
-        dbus_message_unref(message);
-    r = cli_send(cli, r < 0 ? NULL : message, NULL);
+    if (s->memory)
+        r = set_property(cli, path, "Memory", DBUS_TYPE_UINT64, &s->new_memory);
+    if (r == 0 && s->vcpus)
+        r = set_property(cli, path, "VCPUs", DBUS_TYPE_UINT32, &vcpus);
+    if (r == 0 && s->priority)
+        r = set_property(cli, path, "Priority", DBUS_TYPE_INT32, &s->new_priority);
     free(path);
     return r;
 }
 
 int cli_set(struct cli *cli, const struct cli_args *args)
 {
-    int32_t priority;
+    struct settings s = {
+        .priority = args->value[OPT_PRIORITY],
+        .memory = args->value[OPT_MEMORY],
+        .vcpus = args->value[OPT_VCPUS],
+    };
     int status = CLI_DONE;
 
-    if (cli_integer(args, OPT_PRIORITY, 100, 0, &priority) < 0)
+    if (!s.priority && !s.memory && !s.vcpus) {
+        cli_tell("set what? --memory, --vcpus or --priority");
+        return CLI_USAGE;
+    }
+    if (s.memory && !cli_size_parse(args->value[OPT_MEMORY], &s.new_memory)) {
+        cli_tell("--memory wants a size like 256M, 1G or 268435456, not \"%s\"",
+                 args->value[OPT_MEMORY]);
+        return CLI_USAGE;
+    }
+    if (cli_integer(args, OPT_PRIORITY, 100, 0, &s.new_priority) < 0 ||
+        cli_number(args, OPT_VCPUS, UINT32_MAX, 0, &s.new_vcpus) < 0)
         return CLI_USAGE;
     for (int i = 0; i < args->n_names; i++)
-        if (set_priority(cli, args->name[i], priority) < 0)
+        if (set_guest(cli, args->name[i], &s) < 0)
             status = CLI_FAILED;
     return status;
 }

@@ -148,7 +148,7 @@ static void on_guest_changed(void *opaque, struct guest *guest, unsigned changes
         {GUEST_CHANGE_MEMORY, {"Resident", "Saved", "Settled"}},
         {GUEST_CHANGE_LOGIN, {"Login"}},
         {GUEST_CHANGE_DEVICE, {"DeviceError"}},
-        {GUEST_CHANGE_CONFIG, {"Priority"}},
+        {GUEST_CHANGE_CONFIG, {"Priority", "Memory", "VCPUs"}},
     };
     char path[ADAPTER_PATH_MAX];
 

@@ -41,25 +41,6 @@ static bool name_taken(const struct daemon *daemon, const char *name)
     return false;
 }
 
-static int check_memory(const struct daemon *daemon, uint64_t memory, struct problem *problem)
-{
-    if (memory == 0)
-        return problem_set(problem, PROBLEM_INVALID_ARGUMENT,
-                           "a guest needs memory, at least %llu MiB",
-                           (unsigned long long)(GUEST_MEMORY_MIN / MIB));
-    if (memory < GUEST_MEMORY_MIN || memory % MIB)
-        return problem_set(problem, PROBLEM_INVALID_ARGUMENT,
-                           "memory of %llu bytes: must be whole MiB, at least %llu MiB",
-                           (unsigned long long)memory,
-                           (unsigned long long)(GUEST_MEMORY_MIN / MIB));
-    if (memory > daemon->host_memory)
-        return problem_set(problem, PROBLEM_INVALID_ARGUMENT,
-                           "memory of %llu MiB is more than this host has (%llu MiB)",
-                           (unsigned long long)(memory / MIB),
-                           (unsigned long long)(daemon->host_memory / MIB));
-    return 0;
-}
-
 static int check_count(const struct daemon *daemon, const struct create_request *request,
                        struct problem *problem)
 {
@@ -79,7 +60,6 @@ static int check(const struct daemon *daemon, const struct create_request *reque
                  struct guest_config *ret_config, struct problem *problem)
 {
     const char *group = request->share_group ? request->share_group : request->tmpl;
-    enum engine_choice unused;
     int r;
 
     *ret_config = (struct guest_config){
@@ -93,13 +73,9 @@ static int check(const struct daemon *daemon, const struct create_request *reque
     if (r == 0 && strcmp(group, GUEST_SHARE_NONE) != 0)
         r = name_check("share group", group, problem);
     if (r == 0)
-        r = check_memory(daemon, ret_config->memory, problem);
-    if (r == 0 && ret_config->vcpus > GUEST_VCPUS_MAX)
-        r = problem_set(problem, PROBLEM_INVALID_ARGUMENT, "%u vCPUs: at most %u",
-                        ret_config->vcpus, GUEST_VCPUS_MAX);
+        r = guest_check_memory(daemon, ret_config->memory, problem);
     if (r == 0)
-        r = engine_resolve(&daemon->engine, ret_config->engine, ret_config->vcpus, &unused,
-                           problem);
+        r = guest_check_vcpus(daemon, ret_config->engine, ret_config->vcpus, problem);
     if (r == 0)
         r = guest_check_priority(ret_config->priority, problem);
     if (r == 0)

@@ -32,7 +32,7 @@ enum guest_change {
     GUEST_CHANGE_MEMORY = 1u << 1,
     GUEST_CHANGE_LOGIN = 1u << 2,
     GUEST_CHANGE_DEVICE = 1u << 3,
-    GUEST_CHANGE_CONFIG = 1u << 4, /* the priority */
+    GUEST_CHANGE_CONFIG = 1u << 4, /* priority, memory, vCPUs */
 };
 
 /* Told of everything that happens; every member must be set. */

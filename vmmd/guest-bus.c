@@ -323,6 +323,32 @@ static int set_priority(void *object, DBusMessageIter *value, struct bus_error *
     return r;
 }
 
+static int set_size(struct guest *guest, uint64_t memory, uint32_t vcpus, struct bus_error *err)
+{
+    struct problem problem;
+    int r = guest_set_size(guest, memory, vcpus, &problem);
+
+    if (r < 0)
+        adapter_error(err, &problem);
+    return r;
+}
+
+static int set_memory_size(void *object, DBusMessageIter *value, struct bus_error *err)
+{
+    dbus_uint64_t memory = 0;
+
+    dbus_message_iter_get_basic(value, &memory);
+    return set_size(object, memory, ((struct guest *)object)->config.vcpus, err);
+}
+
+static int set_vcpus(void *object, DBusMessageIter *value, struct bus_error *err)
+{
+    dbus_uint32_t vcpus = 0;
+
+    dbus_message_iter_get_basic(value, &vcpus);
+    return set_size(object, ((struct guest *)object)->config.memory, vcpus, err);
+}
+
 static bool get_device_error(void *object, DBusMessageIter *iter)
 {
     return bus_put_string(iter, ((struct guest *)object)->device_error);
@@ -354,8 +380,8 @@ static const struct bus_property_entry properties[] = {
     {.name = "Engine", .type = "s", .get = get_engine},
     {.name = "Pid", .type = "u", .get = get_pid},
     {.name = "Template", .type = "s", .get = get_template, .flags = BUS_CONST},
-    {.name = "Memory", .type = "t", .get = get_memory_size},
-    {.name = "VCPUs", .type = "u", .get = get_vcpus},
+    {.name = "Memory", .type = "t", .get = get_memory_size, .set = set_memory_size},
+    {.name = "VCPUs", .type = "u", .get = get_vcpus, .set = set_vcpus},
     {.name = "ShareGroup", .type = "s", .get = get_share_group},
     {.name = "ShareTiming", .type = "s", .get = get_share_timing, .flags = BUS_CONST},
     {.name = "Priority", .type = "i", .get = get_priority, .set = set_priority},

@@ -347,12 +347,69 @@ int guest_release(struct guest *guest, struct problem *problem)
     return guest_talk_simple(guest, PROTO_RESUME, problem);
 }
 
+int guest_check_memory(const struct daemon *daemon, uint64_t memory, struct problem *problem)
+{
+    if (memory == 0)
+        return problem_set(problem, PROBLEM_INVALID_ARGUMENT,
+                           "a guest needs memory, at least %llu MiB",
+                           (unsigned long long)(GUEST_MEMORY_MIN / MIB));
+    if (memory < GUEST_MEMORY_MIN || memory % MIB)
+        return problem_set(problem, PROBLEM_INVALID_ARGUMENT,
+                           "memory of %llu bytes: must be whole MiB, at least %llu MiB",
+                           (unsigned long long)memory,
+                           (unsigned long long)(GUEST_MEMORY_MIN / MIB));
+    if (memory > daemon->host_memory)
+        return problem_set(problem, PROBLEM_INVALID_ARGUMENT,
+                           "memory of %llu MiB is more than this host has (%llu MiB)",
+                           (unsigned long long)(memory / MIB),
+                           (unsigned long long)(daemon->host_memory / MIB));
+    return 0;
+}
+
+int guest_check_vcpus(const struct daemon *daemon, enum engine_choice engine, uint32_t vcpus,
+                      struct problem *problem)
+{
+    enum engine_choice unused;
+
+    if (vcpus > GUEST_VCPUS_MAX)
+        return problem_set(problem, PROBLEM_INVALID_ARGUMENT, "%u vCPUs: at most %u", vcpus,
+                           GUEST_VCPUS_MAX);
+    return engine_resolve(&daemon->engine, engine, vcpus, &unused, problem);
+}
+
 int guest_check_priority(int32_t priority, struct problem *problem)
 {
     if (priority >= -GUEST_PRIORITY_MAX && priority <= GUEST_PRIORITY_MAX)
         return 0;
     return problem_set(problem, PROBLEM_INVALID_ARGUMENT, "a priority is %d to %d, not %d",
                        -GUEST_PRIORITY_MAX, GUEST_PRIORITY_MAX, priority);
+}
+
+int guest_set_size(struct guest *guest, uint64_t memory, uint32_t vcpus, struct problem *problem)
+{
+    const struct guest_config before = guest->config;
+    int r = 0;
+
+    if (memory == before.memory && vcpus == before.vcpus)
+        return 0;
+    if (guest->process || guest->phase != PHASE_IDLE)
+        return problem_set(problem, PROBLEM_WRONG_STATE,
+                           "guest %s is %s: memory and vCPUs can be changed when it is stopped",
+                           before.name, guest_state_name(guest->state));
+    if (memory != before.memory)
+        r = guest_check_memory(guest->daemon, memory, problem);
+    if (r == 0 && vcpus != before.vcpus)
+        r = guest_check_vcpus(guest->daemon, before.engine, vcpus, problem);
+    if (r < 0)
+        return r;
+    guest->config.memory = memory;
+    guest->config.vcpus = vcpus;
+    r = guest_store_config(guest, problem);
+    if (r < 0)
+        guest->config = before;
+    else
+        guest_changed(guest, GUEST_CHANGE_CONFIG);
+    return r;
 }
 
 int guest_set_priority(struct guest *guest, int32_t priority, struct problem *problem)

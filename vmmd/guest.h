@@ -139,6 +139,9 @@ int guest_query_memory(struct guest *guest, guest_done_fn done, void *opaque,
 int guest_hold(struct guest *guest, const char *reason, guest_done_fn done, void *opaque,
                struct problem *problem);
 int guest_release(struct guest *guest, struct problem *problem);
+/* Changes memory (bytes) and vCPUs of a guest that is stopped, durably; each may stay as it is.
+ * WrongState, InvalidArgument, NotSupported. */
+int guest_set_size(struct guest *guest, uint64_t memory, uint32_t vcpus, struct problem *problem);
 /* Changes the priority, durably. */
 int guest_set_priority(struct guest *guest, int32_t priority, struct problem *problem);
 int guest_set_balloon(struct guest *guest, uint64_t target, struct problem *problem);
@@ -157,6 +160,9 @@ void guest_leave_share(struct guest *guest);
 uint64_t guest_recent_splits(const struct guest *guest); /* since the last sample of its history */
 /* One that does not read keeps its old budget. */
 void guest_send_scan_budget(struct guest *guest);
+int guest_check_memory(const struct daemon *daemon, uint64_t memory, struct problem *problem);
+int guest_check_vcpus(const struct daemon *daemon, enum engine_choice engine, uint32_t vcpus,
+                      struct problem *problem);
 int guest_check_priority(int32_t priority, struct problem *problem);
 
 /* Sets state and reason, remembers them, tells the listener. */

@@ -88,7 +88,16 @@ status 1 'exists' vmctl create deb --name g --count 9
 jq_is 'map([.name, .state, .engine, .pid, .template, .memory, .vcpus]) | length == 3 and
     .[0] == ["g-1", "created", "soft", 0, "deb", 268435456, 1]' vmctl list --format json
 jq_is 'all(keys == ["engine", "memory", "name", "pid", "state", "template", "vcpus"])' vmctl list --format json
+status 2 'set what' vmctl set g-1
+status 2 '--memory wants a size' vmctl set g-1 --memory much
+status 1 'whole MiB' vmctl set g-1 --memory 33554433
+status 1 'at least one vCPU' vmctl set g-1 --vcpus 0
+vmctl set g-1 g-2 --memory 128M --vcpus 1 --priority 3
+jq_is 'map(.memory) == [134217728, 134217728, 268435456]' vmctl list --format json
+vmctl set g-1 g-2 --memory 256M --priority 0
 vmctl run deb --name h --memory 64M --wait --timeout 60
+status 1 'can be changed when it is stopped' vmctl set h --memory 128M
+vmctl set h --memory 64M --priority 1 # as it is already
 status 1 'the kernel is not one' vmctl run deb --name failed --memory 64M
 jq_is 'map(.name) == ["g-1", "g-2", "g-3", "h"]' vmctl list --format json # nothing half-made is left
 status 1 'is not running' vmctl wait g-1 --for login
