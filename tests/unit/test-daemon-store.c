@@ -249,7 +249,8 @@ static void test_import_with_kernel(void **state)
 {
     struct world *world = *state;
     int disk = make_image(world, "good", 8192), kernel = make_image(world, "a kernel", 3000000);
-    struct import_request request = {.name = "deb", .disk = disk, .kernel = kernel, .initrd = -1};
+    struct import_request request = {
+        .name = "deb", .disk = disk, .kernel = kernel, .initrd = -1, .passphrase = -1};
     struct problem problem;
     struct job *job;
     struct stat st;
@@ -271,7 +272,7 @@ static void test_import_with_kernel(void **state)
 static void test_too_many_jobs(void **state)
 {
     struct world *world = *state;
-    struct import_request request = {.name = "last", .kernel = -1, .initrd = -1};
+    struct import_request request = {.name = "last", .kernel = -1, .initrd = -1, .passphrase = -1};
     struct problem problem;
     struct job *job;
     char name[32];

@@ -247,7 +247,8 @@ static inline bool job_ended(void *opaque)
 static inline struct job *import_image(struct world *world, const char *name, const char *word)
 {
     int fd = make_image(world, word, 100000);
-    struct import_request request = {.name = name, .disk = fd, .kernel = -1, .initrd = -1};
+    struct import_request request = {
+        .name = name, .disk = fd, .kernel = -1, .initrd = -1, .passphrase = -1};
     struct problem problem = {0};
     struct job *job = NULL;
     int r = import_start(world->daemon, &request, &job, &problem);
