@@ -207,11 +207,11 @@ check-integration: all test-programs
 	@BUILD=$(BUILD) tests/run.sh $(INTEGRATION)
 
 # Hours: 10,000 kills of a writer, random operations and damaged images by the thousand.
-SOAK := $(addprefix tests/integration/,cowdisk-kill.sh image-kill.sh cowdisk-nbd.sh image-check.sh)
+SOAK := $(addprefix tests/integration/,cowdisk-kill.sh image-kill.sh image-random.sh cowdisk-nbd.sh image-check.sh)
 soak: all test-programs
 	@tests/deps.sh test
 	@seed=$$(date +%s); echo "seed $$seed"; \
-	BUILD=$(BUILD) TEST_TIMEOUT=28800 KILL_SEED=$$seed NBD_SEED=$$seed CHECK_SEED=$$seed KILL_ROUNDS=5000 KILL_MOST=100000 \
+	BUILD=$(BUILD) TEST_TIMEOUT=28800 KILL_SEED=$$seed NBD_SEED=$$seed CHECK_SEED=$$seed CHAINS_SEED=$$seed CHAINS=5000 KILL_ROUNDS=5000 KILL_MOST=100000 \
 	    NBD_STOPS=5000 CHECK_MUTANTS=5000 CUT_FACTOR=20 tests/run.sh $(BUILD)/tests/test-cowdisk-faults $(SOAK)
 
 demo:

@@ -282,6 +282,10 @@ int cow_autoclear(struct cow_disk *disk);
 /* [offset, end) reads as zeroes afterwards, also past the end of the disk; `end` is the end of a
  * cluster that the L1 table covers. */
 int cow_zero_range(struct cow_disk *disk, uint64_t offset, uint64_t end);
+/* Clusters of [offset, end) that come from below are zeroes of this image from now on, whatever
+ * lies below later; they are zeroes now. `offset` is the beginning of a cluster, `end` the end of
+ * one or of the disk. */
+int cow_pin_zeroes(struct cow_disk *disk, uint64_t offset, uint64_t end);
 /* The clusters in [start, end) are no longer in this image, neither data nor zeroes. */
 int cow_unmap_range(struct cow_disk *disk, uint64_t start, uint64_t end);
 

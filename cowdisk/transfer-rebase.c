@@ -40,12 +40,29 @@ static uint64_t same_run(const struct rebase *b, uint64_t at, uint64_t length, b
     return end - at;
 }
 
+/* Whole clusters go into the image. Zeroes, too: that nothing lies below them now says nothing of
+ * the new backing file. */
+static int keep(struct rebase *b, uint64_t at, uint64_t length, uint64_t offset)
+{
+    for (uint64_t end = at + length; at < end;) {
+        bool zero;
+        uint64_t n = transfer_run(b->t.data + at, end - at, b->disk->cluster_size, &zero);
+        struct iovec iov = {.iov_base = b->t.data + at, .iov_len = n};
+        int r = zero ? cow_pin_zeroes(b->disk, offset + at, offset + at + n)
+                     : cow_pwritev(b->disk, &iov, 1, offset + at);
+        if (r < 0)
+            return r;
+        at += n;
+    }
+    return 0;
+}
+
 static int copy_differences(struct rebase *b, uint64_t length, uint64_t offset)
 {
     for (uint64_t at = 0; at < length;) {
         bool same = true;
         uint64_t n = same_run(b, at, length, &same);
-        int r = same ? 0 : transfer_write(b->disk, b->t.data + at, n, offset + at);
+        int r = same ? 0 : keep(b, at, n, offset);
         if (r < 0)
             return r;
         at += n;

@@ -127,6 +127,43 @@ int cow_zero_range(struct cow_disk *disk, uint64_t offset, uint64_t end)
     return r < 0 ? r : zero_clusters(disk, start, end);
 }
 
+/* Version 2 has no zero clusters: zeroes are written, a cluster at most. */
+static int pin_v2(struct cow_disk *disk, uint64_t offset, uint64_t length, uint64_t *ret_done)
+{
+    uint64_t n = cow_min(length, sizeof(zeroes));
+    struct iovec iov = {.iov_base = (void *)zeroes, .iov_len = n};
+    struct cow_iter iter = {.iov = &iov, .iovcnt = 1};
+
+    *ret_done = n;
+    return cow_write_iter(disk, &iter, offset, n);
+}
+
+int cow_pin_zeroes(struct cow_disk *disk, uint64_t offset, uint64_t end)
+{
+    while (offset < end) {
+        struct cow_extent extent;
+        uint64_t done = 0;
+        int r = cow_lookup(disk, offset, end - offset, &extent);
+        if (r < 0)
+            return r;
+        if (extent.kind != COW_BACKING) {
+            offset += extent.length;
+            continue;
+        }
+        if (disk->header.version < 3) {
+            r = pin_v2(disk, offset, extent.length, &done);
+        } else {
+            r = set_entries(disk, offset >> disk->cluster_bits, cow_clusters(disk, extent.length),
+                            QCOW_ZERO, &done);
+            done <<= disk->cluster_bits;
+        }
+        if (r < 0)
+            return r;
+        offset += cow_min(done, end - offset);
+    }
+    return 0;
+}
+
 int cow_unmap_range(struct cow_disk *disk, uint64_t start, uint64_t end)
 {
     while (start < end) {
