@@ -183,12 +183,13 @@ check:
 # Real KVM on any machine: QEMU emulates one with SVM, a Debian kernel in it runs our guests (tests/lab/). With two kernels: the
 # newer one tracks writes for the page scanner.
 check-lab:
-	@tests/deps.sh build lab
+	@tests/deps.sh build demo lab
 	@$(MAKE) --no-print-directory -j$$(nproc) all $(BUILD)/tests/test-vmm-kvm $(BUILD)/guests/checksum
+	@tests/rootfs.sh $(BUILD)/cache/bookworm
 	@tests/lab/kernel.sh $(BUILD)/cache/lab-bookworm bookworm
 	@tests/lab/kernel.sh $(BUILD)/cache/lab-backports bookworm-backports
-	@BUILD=$(BUILD) tests/lab/lab.sh $(BUILD)/cache/lab-bookworm
-	@BUILD=$(BUILD) tests/lab/lab.sh $(BUILD)/cache/lab-backports
+	@BUILD=$(BUILD) tests/lab/lab.sh $(BUILD)/cache/lab-bookworm $(BUILD)/cache/bookworm
+	@BUILD=$(BUILD) tests/lab/lab.sh $(BUILD)/cache/lab-backports $(BUILD)/cache/bookworm
 
 ASAN := BUILD=$(BUILD)/asan SAN='-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer' CFLAGS='-O1 -g'
 

@@ -6,6 +6,7 @@ set -eu
 cd /tmp
 export PATH=/lab:/bin VMMD_LIBEXEC=/lab LC_ALL=C
 STATE=/tmp/state
+[ ! -d /debian/templates ] || STATE=/debian # a disk with a template of a whole Debian
 began=$(cut -d ' ' -f 1 /proc/uptime)
 
 step()
@@ -121,6 +122,17 @@ vmctl host | grep -q '^Host    svm' || fail "not a host of kind svm"
 vmctl template import lab --disk /lab/disk.raw --kernel /lab/vmlinuz --initrd /lab/guest.cpio \
     --cmdline "console=ttyS0 quiet panic=1 mitigations=off" || fail "import"
 step "vmmd runs"
+
+# ---- a whole Debian ----
+if vmctl template list --format csv | grep -q '^debian,'; then
+    vmctl run debian --name debian --vcpus 2 --memory 256M --wait --timeout 200 || fail "Debian does not get to its login prompt"
+    grep -a -q 'debian login:' $STATE/guests/debian/console.log || fail "that is not Debian's login prompt"
+    step "Debian with systemd and 2 vCPUs at its login prompt"
+    vmctl stop debian --timeout 100 || fail "the power button does not stop Debian"
+    grep -a -q 'Power down' $STATE/guests/debian/console.log || fail "Debian did not shut down properly"
+    vmctl delete debian
+    step "shut down by the power button"
+fi
 
 # ---- boots, devices, clocks ----
 for n in 1 2 4; do

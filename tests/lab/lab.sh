@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# lab.sh KERNELDIR - runs inside.sh on a machine with SVM: QEMU's software emulation of one, with the kernel of KERNELDIR (kernel.sh)
+# lab.sh KERNELDIR [DEBIANDIR] - runs inside.sh on a machine with SVM: QEMU's software emulation of one, with the kernel of KERNELDIR (kernel.sh)
 # and kvm-amd. In it vmmd, vmmd-guest and vmctl of this build run guests with the same kernel on a real /dev/kvm. Exit status 0 if all of
 # it passed. BUILD names the directory of the programs, LAB_MEMORY the machine's memory, LAB_SECONDS its longest life.
 set -eu
@@ -11,6 +11,29 @@ PATH=$PATH:/usr/sbin:/sbin
 release=$(ls "$kernel/lib/modules")
 work=$(mktemp -d "${TMPDIR:-/tmp}/vmmd-lab.XXXXXX")
 trap 'rm -rf "$work"' EXIT
+
+# A template of the whole Debian, imported here (there it would take a minute), on a disk with an ext4 that has room for its guest.
+debian_disk() { # IMAGE FILE
+    mkdir "$work/state" "$work/run"
+    cat >"$work/bus.conf" <<END
+<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN" "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig><type>session</type><listen>unix:path=$work/bus</listen><auth>EXTERNAL</auth><policy context="default">
+<allow send_destination="*"/><allow receive_sender="*"/><allow own="*"/></policy></busconfig>
+END
+    dbus-daemon --config-file="$work/bus.conf" --nofork --nosyslog >"$work/bus.log" 2>&1 &
+    bus=$!
+    "$BUILD/vmmd" --session --state-dir "$work/state" --runtime-dir "$work/run" --bus-address "unix:path=$work/bus" >"$work/vmmd.log" 2>&1 &
+    daemon=$!
+    timeout 20 tail -n +1 -f --pid=$daemon "$work/vmmd.log" | grep -q -m 1 'serving org.vmmd1'
+    "$BUILD/vmctl" --bus-address "unix:path=$work/bus" template import debian --disk "$1"
+    kill $daemon
+    wait $daemon || true
+    kill $bus
+    wait $bus || true
+    truncate -s 2500M "$2"
+    mke2fs -q -F -t ext4 -d "$work/state" "$2"
+    rm -r "$work/state"
+}
 
 archive() { # DIRECTORY FILE
     (cd "$1" && find . | cpio -o -H newc --quiet) >"$2"
@@ -58,7 +81,7 @@ archive "$work/guest" "$work/guest.cpio"
 # ---- the machine around it ----
 machine=$work/machine
 skeleton "$machine"
-modules "$machine" kvm-amd
+modules "$machine" kvm-amd virtio_pci virtio_blk ext4
 programs "$machine" "$BUILD/vmmd" "$BUILD/vmmd-guest" "$BUILD/vmmd-import" "$BUILD/vmctl" "$BUILD/tests/test-vmm-kvm" \
     "$(command -v dbus-daemon)"
 cp "$root/tests/lab/inside.sh" "$BUILD/guests/checksum" "$machine/lab/"
@@ -72,20 +95,27 @@ export PATH=/bin
 mount -t devtmpfs none /dev
 mount -t proc none /proc
 mount -t sysfs none /sys
-mount -t tmpfs -o size=80% none /tmp
+mount -t tmpfs -o size=60% none /tmp
 mkdir -p /dev/pts && mount -t devpts none /dev/pts
 while read -r module; do insmod "/modules/$module"; done </modules/list
+mkdir /debian && mount -t ext4 /dev/vda /debian 2>/dev/null
 { sh /lab/inside.sh 2>&1; echo "LAB-EXIT $?"; } | cat
 poweroff -f
 END
 chmod 755 "$machine/init"
 archive "$machine" "$work/machine.cpio"
 
+disk=
+if [ -f "${2:-}/disk.raw" ]; then
+    debian_disk "$2/disk.raw" "$work/debian.raw"
+    disk="-drive file=$work/debian.raw,if=virtio,format=raw,cache=unsafe"
+fi
+
 # One CPU, and without CMPXCHG16B: QEMU 7.2's emulation of it corrupts kernels that use it.
 timeout -k 5 "${LAB_SECONDS:-450}" qemu-system-x86_64 -nodefaults -no-user-config -display none -serial stdio -no-reboot \
     -M pc -m "${LAB_MEMORY:-1536}" -smp 1 \
     -cpu EPYC,-cx16 -accel tcg,thread=multi,tb-size=256 -kernel "$kernel/vmlinuz" \
-    -initrd "$work/machine.cpio" -append "console=ttyS0 panic=-1 quiet loglevel=1 no_timer_check tsc=reliable mitigations=off" \
+    -initrd "$work/machine.cpio" $disk -append "console=ttyS0 panic=-1 quiet loglevel=1 no_timer_check tsc=reliable mitigations=off" \
     </dev/null 2>"$work/qemu.log" | tee "$work/log" || true
 if grep -q '^LAB-EXIT 0' "$work/log"; then exit 0; fi
 cat "$work/qemu.log" >&2
