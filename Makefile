@@ -47,7 +47,7 @@ LIBBUS      := $(BUILD)/libbus.a
 LIBVMM      := $(BUILD)/libvmm.a
 LIBDAEMON   := $(BUILD)/libdaemon.a
 
-PROGRAMS := $(BUILD)/vmmd $(BUILD)/vmmd-guest $(BUILD)/vmmd-import $(BUILD)/vmmd-image $(BUILD)/vmctl
+PROGRAMS := $(BUILD)/vmmd $(BUILD)/vmmd-guest $(BUILD)/vmmd-guest-kvm $(BUILD)/vmmd-import $(BUILD)/vmmd-image $(BUILD)/vmctl
 
 .PHONY: all
 all: $(PROGRAMS)
@@ -92,6 +92,11 @@ $(BUILD)/libunicorn-vmmd.a: vmmd/vmm/engine-soft/prepare-unicorn.sh $(UNICORN_A)
 	@sh $< $(UNICORN_A) $@
 
 $(BUILD)/vmmd-guest: $(call objs,vmmd/vmm/main.c $(SOFT_SRC)) $(LIBVMM) $(LIBMEMSHARE) $(LIBCOWDISK) $(SOFT_LIB)
+	@echo "  LINK    $@"
+	@$(CC) $(LDFLAGS) -o $@ $^ $(GUEST_LIBS) $(COWDISK_LIBS) $(MEMSHARE_LIBS)
+
+# For guests of the KVM engine: without the other engine's code, and the memory that relocating it takes.
+$(BUILD)/vmmd-guest-kvm: $(call objs,vmmd/vmm/main.c vmmd/vmm/no-soft/engine-none.c) $(LIBVMM) $(LIBMEMSHARE) $(LIBCOWDISK)
 	@echo "  LINK    $@"
 	@$(CC) $(LDFLAGS) -o $@ $^ $(GUEST_LIBS) $(COWDISK_LIBS) $(MEMSHARE_LIBS)
 
@@ -271,7 +276,7 @@ install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(LIBEXECDIR)
 	install -m 755 $(BUILD)/vmctl $(DESTDIR)$(PREFIX)/bin/
 	install -m 755 $(BUILD)/vmmd $(DESTDIR)$(PREFIX)/sbin/
-	install -m 755 $(BUILD)/vmmd-guest $(BUILD)/vmmd-import $(BUILD)/vmmd-image $(DESTDIR)$(LIBEXECDIR)/
+	install -m 755 $(BUILD)/vmmd-guest $(BUILD)/vmmd-guest-kvm $(BUILD)/vmmd-import $(BUILD)/vmmd-image $(DESTDIR)$(LIBEXECDIR)/
 	install -d $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/man/man5 $(DESTDIR)$(PREFIX)/share/man/man8
 	install -m 644 man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
 	install -m 644 man/*.5 $(DESTDIR)$(PREFIX)/share/man/man5/

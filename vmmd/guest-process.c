@@ -27,6 +27,7 @@
 #include <unistd.h>
 
 #define PROGRAM        "vmmd-guest"
+#define PROGRAM_KVM    "vmmd-guest-kvm" /* the same without the software engine: smaller */
 #define BACKLOG        4
 #define SHORT_RUN_USEC 2000000 /* a guest that reboots sooner than this is slowed down */
 
@@ -122,7 +123,8 @@ static int spawn(struct guest *guest, int log_fd, int listen_fd, struct problem 
     struct child_spec spec = {.argv = argv, .n_fds = 4, .detached = true};
     int null_fd, r;
 
-    r = child_find_program(PROGRAM, path, sizeof(path), problem);
+    r = child_find_program(guest->running_engine == ENGINE_KVM ? PROGRAM_KVM : PROGRAM, path,
+                           sizeof(path), problem);
     if (r < 0)
         return r;
     null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);

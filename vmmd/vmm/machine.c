@@ -128,6 +128,11 @@ int machine_init(struct machine *m, const struct machine_config *config, char *t
     gate_init(&m->gate);
     m->ops = config->ops;
     m->events = config->events;
+    r = doorbells_init(&m->doorbells, m);
+    if (r < 0) {
+        snprintf(text, text_size, "cannot create an eventfd: %s", strerror(-r));
+        return r;
+    }
     if (config->vcpus == 0 || config->vcpus > ENGINE_MAX_VCPUS) {
         snprintf(text, text_size, "%u vCPUs: 1 to %u are possible", config->vcpus,
                  ENGINE_MAX_VCPUS);
@@ -191,6 +196,10 @@ static void *vcpu_thread(void *opaque)
 
 int machine_start(struct machine *m)
 {
+    int bells = doorbells_start(&m->doorbells);
+
+    if (bells < 0)
+        return bells;
     for (unsigned i = 0; i < m->n_vcpus; i++) {
         int r = pthread_create(&m->vcpus[i].thread, NULL, vcpu_thread, &m->vcpus[i]);
         if (r != 0)
@@ -226,6 +235,7 @@ void machine_pause(struct machine *m)
     if (m->paused)
         return;
     gate_close(&m->gate, kick_all, m);
+    doorbells_hold(&m->doorbells);
     m->paused = true;
     m->paused_at = monotonic_ns();
 }
@@ -238,6 +248,7 @@ void machine_resume(struct machine *m)
     m->paused = false;
     m->clock_behind += pause;
     m->ops->clock_shift(m->engine, pause);
+    doorbells_release(&m->doorbells);
     gate_open(&m->gate);
     kick_all(m); /* a halted vCPU looks at its timers again */
 }
@@ -279,6 +290,9 @@ void machine_destroy(struct machine *m)
     for (unsigned i = 0; i < m->n_vcpus; i++)
         if (m->vcpus[i].started)
             pthread_join(m->vcpus[i].thread, NULL);
+    if (m->paused)
+        doorbells_release(&m->doorbells);
+    doorbells_destroy(&m->doorbells);
     while (m->n_devices > 0) {
         struct device *d = &m->devices[--m->n_devices];
         d->ops->destroy(d->self);

@@ -2,14 +2,16 @@
 /*
  * machine: the virtual machine of one guest process: RAM, engine, buses, devices, vCPU threads.
  *
- * Threads: one per vCPU, one per disk, the page scanner, and the main thread (worker.c), which
- * builds and ends the machine. `lock` guards all device state and the buses; a device's functions
- * are called with it held unless said otherwise. Lock order: memory_dma_begin() before machine.lock
- * before the gate's before the engine's own lock; gate_close() with none of them held.
+ * Threads: one per vCPU, one per disk, one for queue kicks (doorbell.h), the page scanner, and the
+ * main thread (worker.c), which builds and ends the machine. `lock` guards all device state and the
+ * buses; a device's functions are called with it held unless said otherwise. Lock order: the
+ * doorbells' before memory_dma_begin() before machine.lock before the gate's before the engine's
+ * own lock; gate_close() with none of them held.
  */
 #ifndef VMM_MACHINE_H
 #define VMM_MACHINE_H
 
+#include "vmmd/vmm/doorbell.h"
 #include "vmmd/vmm/engine.h"
 #include "vmmd/vmm/gate.h"
 #include "vmmd/vmm/iobus.h"
@@ -73,6 +75,7 @@ struct machine {
     struct gate gate;
     struct iobus ports;
     struct pci_bus pci;
+    struct doorbells doorbells;
     const struct engine_ops *ops;
     struct engine *engine;
     struct machine_vcpu vcpus[ENGINE_MAX_VCPUS];

@@ -195,6 +195,13 @@ static void config_write(void *opaque, uint16_t port, unsigned size, uint32_t va
         fire_unmasked(dev);
     if (dev->slot > 0)
         update_intx(dev);
+    if (dev->moved && at < BAR0 + 8)
+        dev->moved(dev);
+}
+
+uint64_t pci_bar_address(const struct pci_device *dev, unsigned bar)
+{
+    return get16(dev, COMMAND) & COMMAND_MEMORY ? get32(dev, BAR0 + 4 * bar) : 0;
 }
 
 static uint32_t address_read(void *opaque, uint16_t port, unsigned size)
@@ -398,4 +405,6 @@ void pci_load(struct pci_device *dev, struct state *s)
     state_get_field(s, dev->pending);
     state_get_field(s, intx);
     dev->intx = intx;
+    if (dev->moved)
+        dev->moved(dev);
 }

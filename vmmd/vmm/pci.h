@@ -49,8 +49,9 @@ struct pci_device {
     uint8_t msix_at; /* offset of the MSI-X capability, 0: none */
     unsigned n_vectors;
     struct pci_msix_entry msix[PCI_MAX_VECTORS];
-    uint32_t pending; /* MSI-X pending bits */
-    bool intx;        /* the device asserts its line */
+    uint32_t pending;                      /* MSI-X pending bits */
+    bool intx;                             /* the device asserts its line */
+    void (*moved)(struct pci_device *dev); /* BARs or decoding may have changed; or NULL */
 };
 
 struct pci_bus {
@@ -79,6 +80,9 @@ int pci_add(struct pci_bus *bus, struct pci_device *dev, const struct pci_id *id
 /* Appends a capability of `length` bytes (id and next pointer are set here); its offset, or 0 when
  * full. */
 uint8_t pci_add_capability(struct pci_device *dev, uint8_t id, const void *body, uint8_t length);
+
+/* Where a BAR is in guest physical memory, 0: nowhere. */
+uint64_t pci_bar_address(const struct pci_device *dev, unsigned bar);
 
 bool pci_msix_enabled(const struct pci_device *dev);
 void pci_msix_fire(struct pci_device *dev, unsigned vector);

@@ -265,6 +265,14 @@ static void write_config(struct virtio *v, uint64_t offset, unsigned size, uint6
     v->ops->config_written(v, (unsigned)offset, size);
 }
 
+static void kicked(void *opaque, unsigned queue)
+{
+    struct virtio *v = opaque;
+
+    if (queue < v->ops->n_queues && virtio_ready(v) && v->queues[queue].enabled)
+        v->ops->notify(v, queue);
+}
+
 static uint64_t bar_read(struct pci_device *dev, uint64_t offset, unsigned size)
 {
     struct virtio *v = of_pci(dev);
@@ -293,9 +301,7 @@ static void bar_write(struct pci_device *dev, uint64_t offset, unsigned size, ui
         if (size == 8)
             write_common(v, offset + 4, (uint32_t)(value >> 32));
     } else if (offset >= AT_NOTIFY) {
-        uint64_t queue = (offset - AT_NOTIFY) / NOTIFY_STEP;
-        if (queue < v->ops->n_queues && virtio_ready(v) && v->queues[queue].enabled)
-            v->ops->notify(v, (unsigned)queue);
+        kicked(v, (unsigned)((offset - AT_NOTIFY) / NOTIFY_STEP));
     } else if (offset >= AT_CONFIG) {
         write_config(v, offset - AT_CONFIG, size, value);
     }
@@ -324,6 +330,32 @@ static int add_cap(struct virtio *v, uint8_t type, uint32_t offset)
     };
 
     return pci_add_capability(&v->pci, CAP_VENDOR, &cap, cap.length) ? 0 : -ENOSPC;
+}
+
+/* The notification addresses follow BAR 0. */
+static void place_bells(struct pci_device *dev)
+{
+    struct virtio *v = of_pci(dev);
+    uint64_t base = pci_bar_address(dev, 0);
+
+    for (unsigned i = 0; v->has_bells && i < v->ops->n_queues; i++)
+        doorbell_move(&v->machine->doorbells, v->bells[i],
+                      base ? base + AT_NOTIFY + i * NOTIFY_STEP : 0);
+}
+
+/* Queue kicks past the vCPU thread, where the engine can. */
+static int add_bells(struct virtio *v)
+{
+    int r = 0;
+
+    for (unsigned i = 0; r == 0 && i < v->ops->n_queues; i++)
+        r = doorbell_add(&v->machine->doorbells, 2, kicked, v, i, &v->bells[i]);
+    if (r < 0)
+        return r == -ENOTSUP ? 0 : r;
+    v->has_bells = true;
+    v->pci.moved = place_bells;
+    place_bells(&v->pci);
+    return 0;
 }
 
 int virtio_init(struct virtio *v, const struct virtio_ops *ops, struct machine *m)
@@ -356,7 +388,7 @@ int virtio_init(struct virtio *v, const struct virtio_ops *ops, struct machine *
         r = add_cap(v, CFG_ISR, AT_ISR);
     if (r == 0)
         r = add_cap(v, CFG_DEVICE, AT_CONFIG);
-    return r;
+    return r < 0 ? r : add_bells(v);
 }
 
 void virtio_reset(struct virtio *v)

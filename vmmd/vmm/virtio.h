@@ -26,7 +26,7 @@ struct virtio_ops {
     unsigned n_queues;
     uint64_t features; /* beyond VERSION_1, INDIRECT_DESC, EVENT_IDX */
     unsigned config_bytes;
-    /* The guest kicked a queue. */
+    /* The guest kicked a queue. By a vCPU thread, or inside a dma bracket. */
     void (*notify)(struct virtio *v, unsigned queue);
     /* The guest resets the device: forget requests; may wait for running ones (pthread_cond_wait on
      * the lock). */
@@ -46,6 +46,8 @@ struct virtio {
     uint32_t device_feature_select, driver_feature_select;
     uint16_t config_vector, queue_select;
     uint8_t status, isr, generation;
+    bool has_bells; /* of its queues: doorbell.h */
+    unsigned bells[VIRTIO_MAX_QUEUES];
     uint8_t config[VIRTIO_MAX_CONFIG]; /* little-endian, as the guest sees it */
 };
 
