@@ -147,7 +147,10 @@ int machine_init(struct machine *m, const struct machine_config *config, char *t
     r = create_engine(m, config);
     if (r < 0) {
         snprintf(text, text_size, "cannot create the %s engine with %u vCPUs: %s", m->ops->name,
-                 config->vcpus, strerror(-r));
+                 config->vcpus,
+                 r == -ENOTSUP && config->cpu_model != ENGINE_CPU_HOST
+                     ? "the host lacks features of the CPU model that vmmd.conf names"
+                     : strerror(-r));
         return r;
     }
     r = pci_bus_init(&m->pci, m);
