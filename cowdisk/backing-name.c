@@ -11,8 +11,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#define SECTOR       512u
-#define EXT_IDENTITY 0x766d6d64u /* of the old backing file */
+#define SECTOR 512u
 
 struct edit {
     struct cow_disk *disk;
@@ -68,7 +67,7 @@ static void build(struct edit *e, const char *format, bool with_names)
         at += 8;
         if (type == QCOW_EXT_END || length > end - at)
             break;
-        if (type != QCOW_EXT_BACKING_FORMAT && type != EXT_IDENTITY &&
+        if (type != QCOW_EXT_BACKING_FORMAT && type != QCOW_EXT_IDENTITY &&
             (with_names || type != QCOW_EXT_FEATURE_NAMES))
             add_extension(e, type, e->old + at, length);
         at += (length + 7ull) & ~7ull;

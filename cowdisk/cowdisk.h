@@ -37,6 +37,12 @@ struct cow_error {
 };
 
 struct cow_disk;
+struct cow_hashes;
+
+/* What tells a template from every other: XXH3-128 over its block hashes and its size. */
+struct cow_identity {
+    uint8_t bytes[16];
+};
 
 /* ---- opening ----------------------------------------------------------------------------------
  */
@@ -66,13 +72,24 @@ struct cow_open_options {
     struct cow_disk *backing;
     int data_fd;          /* external data file of a qcow2 image; duplicated; or -1 */
     const char *snapshot; /* internal snapshot by id or name, read-only; NULL: the active state */
+    /* Only of a raw image opened with COW_RDONLY: each block is compared with its hash when it is
+     * read for the first time; NULL: not. They stay the caller's, until the disk is closed. */
+    const struct cow_hashes *hashes;
+    /* Told the byte offset of each block that did not match, by the call that reads: that call
+     * fails with -EIO. Each time the block is read: it is never taken for good. May be NULL. */
+    void (*damaged)(void *opaque, uint64_t offset);
+    void *opaque;
+    /* What lies under a qcow2 image is this: compared with what the image recorded when it was
+     * created, if it did; NULL: not compared. */
+    const struct cow_identity *backing_identity;
 };
 
 /*
  * Opens one image. Takes QEMU's image locks (OFD locks on bytes 100..203) so that qemu-img refuses
  * to write to an image or a template in use; they belong to the open file description, so open a
  * file once for each cow_open(). -EINVAL: not a valid image, or options that do not fit it (err
- * says what); -EBUSY: locked by someone else; -ENOTSUP: a feature we refuse (encryption, unknown
+ * says what); -ESTALE: what lies below is not what the image was made over, or not what the hashes
+ * are of; -EBUSY: locked by someone else; -ENOTSUP: a feature we refuse (encryption, unknown
  * incompatible bits, ...); -ENOENT: no such snapshot; -ENOMEM; -EIO.
  */
 int cow_open(struct cow_disk **ret_disk, const struct cow_open_options *options,
@@ -193,6 +210,8 @@ struct cow_info {
     char backing_name[COW_MAX_NAME]; /* "": it stands alone */
     char backing_format[16];         /* "": not recorded */
     char data_name[COW_MAX_NAME];    /* external data file; "": not recorded, or none */
+    bool has_identity;               /* of the backing file: recorded, */
+    struct cow_identity identity;    /* and this */
 };
 
 /* Opens no other file, takes no lock. Also of images that cow_open() refuses, as long as the header
@@ -217,6 +236,7 @@ struct cow_create_options {
     unsigned cluster_bits;          /* 9..21, 0: COW_CLUSTER_BITS */
     const char *backing_name;       /* NULL: a standalone image */
     enum cow_format backing_format; /* of the backing file: COW_FORMAT_RAW or COW_FORMAT_QCOW2 */
+    const struct cow_identity *backing_identity; /* to be recorded; NULL: nothing is */
 };
 
 /* Writes an empty qcow2 v3 image into the empty regular file `fd` (opened read-write; it stays the
@@ -234,6 +254,7 @@ int cow_create(int fd, const struct cow_create_options *options, struct cow_erro
 struct cow_hashes {
     uint64_t disk_bytes;
     uint64_t n_blocks;
+    struct cow_identity identity;
     const uint64_t *hash;    /* [n_blocks], by block number */
     const uint32_t *by_hash; /* [n_blocks], block numbers in order of (hash, block) */
     void *map;               /* private: the mapping */
@@ -252,6 +273,18 @@ int cow_hashes_write(int raw_fd, int hash_fd, cow_progress_fn progress, void *op
 int cow_hashes_map(int hash_fd, uint64_t disk_bytes, struct cow_hashes *ret_hashes,
                    struct cow_error *err);
 void cow_hashes_unmap(struct cow_hashes *hashes);
+
+/* The identity in a hash file, for little: its checksum is not looked at. Errors as of
+ * cow_hashes_map(). */
+int cow_hashes_identity(int hash_fd, uint64_t disk_bytes, struct cow_identity *ret_identity,
+                        struct cow_error *err);
+
+/* Reads all of `raw_fd` and compares it with its hashes; `damaged` is told the byte offset of each
+ * block that differs. 0: none does; -EILSEQ: some do; -ECANCELED by `progress` (may be NULL); -EIO,
+ * -ENOMEM. */
+int cow_hashes_verify(int raw_fd, const struct cow_hashes *hashes,
+                      void (*damaged)(void *opaque, uint64_t offset), cow_progress_fn progress,
+                      void *opaque);
 
 /* ---- changing images ----------------------------------------------------------------------------
  */

@@ -97,7 +97,7 @@ static int plan(uint64_t size, unsigned bits, struct layout *ret_layout, struct 
     return 0;
 }
 
-/* Header, backing format, backing name: all of it must fit into the first cluster. */
+/* Header, backing format and identity, backing name: all of it must fit into the first cluster. */
 static int build_header(const struct layout *l, const struct cow_create_options *o, unsigned bits,
                         uint8_t *raw, size_t *ret_length, struct cow_error *err)
 {
@@ -120,6 +120,12 @@ static int build_header(const struct layout *l, const struct cow_create_options 
         put32(raw + length + 4, (uint32_t)strlen(format));
         memcpy(raw + length + 8, format, strlen(format));
         length += 16;
+    }
+    if (name_length && o->backing_identity) {
+        put32(raw + length, QCOW_EXT_IDENTITY);
+        put32(raw + length + 4, sizeof(*o->backing_identity));
+        memcpy(raw + length + 8, o->backing_identity, sizeof(*o->backing_identity));
+        length += 8 + sizeof(*o->backing_identity);
     }
     length += 8; /* the extension of type 0 ends them */
     if (name_length) {
@@ -162,7 +168,7 @@ static int write_tables(int fd, const struct layout *l)
 
 int cow_create(int fd, const struct cow_create_options *options, struct cow_error *err)
 {
-    uint8_t raw[QCOW_V3_HEADER_BYTES + 24 + QCOW_MAX_NAME] = {0};
+    uint8_t raw[QCOW_V3_HEADER_BYTES + 48 + QCOW_MAX_NAME] = {0};
     unsigned bits = options->cluster_bits ? options->cluster_bits : COW_CLUSTER_BITS;
     struct layout layout = {0};
     size_t length = 0;

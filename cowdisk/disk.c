@@ -45,7 +45,23 @@ static int open_raw(struct cow_disk *disk, const struct cow_open_options *o, str
         return -EINVAL;
     }
     disk->size = bytes;
-    return 0;
+    return o->hashes ? cow_verify_new(disk, o, err) : 0;
+}
+
+/* The backing file must be the one that the image was made over. */
+static int check_identity(const struct cow_disk *disk, const struct cow_identity *identity,
+                          struct cow_error *err)
+{
+    const struct cow_header *h = &disk->header;
+
+    if (!disk->backing || !identity || !h->has_identity ||
+        memcmp(identity, &h->identity, sizeof(*identity)) == 0)
+        return 0;
+    cow_fail(err,
+             "the backing file \"%.100s\" is not the one that the image was made over: it was "
+             "replaced or changed",
+             h->backing_name);
+    return -ESTALE;
 }
 
 /* What lies under the image must be what the image says. */
@@ -146,10 +162,17 @@ static void set_geometry(struct cow_disk *disk)
 static int open_qcow(struct cow_disk *disk, const struct cow_open_options *o, struct cow_error *err)
 {
     struct stat st;
-    int r = cow_header_read(disk->fd, o->snapshot, o->flags & COW_CIPHERTEXT, &disk->header, err);
+    int r;
 
+    if (o->hashes) {
+        cow_fail(err, "only a raw image can be compared with hashes");
+        return -EINVAL;
+    }
+    r = cow_header_read(disk->fd, o->snapshot, o->flags & COW_CIPHERTEXT, &disk->header, err);
     if (r == 0)
         r = check_backing(disk, o->flags, err);
+    if (r == 0)
+        r = check_identity(disk, o->backing_identity, err);
     if (r == 0)
         r = open_data(disk, o, err);
     if (r == 0 && disk->writable)
@@ -187,6 +210,7 @@ static void disk_free(struct cow_disk *disk)
         cow_alloc_unload(disk);
     }
     cow_trace_free(disk);
+    cow_verify_free(disk);
     free(disk->l2);
     free(disk->bounce);
     if (disk->locked)

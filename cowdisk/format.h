@@ -6,6 +6,8 @@
 #ifndef COWDISK_FORMAT_H
 #define COWDISK_FORMAT_H
 
+#include "cowdisk/cowdisk.h"
+
 #include <stdint.h>
 
 #define QCOW_MAGIC             0x514649fbu /* "QFI\xfb" */
@@ -69,6 +71,7 @@ enum {
 #define QCOW_EXT_FEATURE_NAMES  0x6803f857u
 #define QCOW_EXT_DATA_FILE      0x44415441u
 #define QCOW_EXT_BITMAPS        0x23852875u
+#define QCOW_EXT_IDENTITY       0x766d6d64u /* ours: of the backing file; 16 bytes */
 
 #define QCOW_COMPAT_LAZY_REFCOUNTS (1ull << 0)
 #define QCOW_AUTOCLEAR_BITMAPS     (1ull << 0)
@@ -106,6 +109,8 @@ struct cow_header {
     char backing_name[QCOW_MAX_NAME + 1]; /* "" without a backing file */
     char backing_format[16];              /* "" if the file does not say */
     char data_name[QCOW_MAX_NAME + 1];    /* "" if the file does not say */
+    bool has_identity;
+    struct cow_identity identity; /* of the backing file when the image was made */
 };
 
 #endif

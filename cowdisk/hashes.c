@@ -4,6 +4,8 @@
  *
  *   header, 64 bytes | hash[n_blocks], 64 bits each | by_hash[n_blocks], 32 bits each
  *
+ * Version 1 had zeroes in place of the identity, which is computed then.
+ *
  * The header holds a checksum of itself (with the checksum zero) and of everything behind it, and
  * is written last: a half-written file has no magic. The file is made through a mapping of
  * preallocated space, so memory stays with the page cache. A mapped file is checked as if somebody
@@ -20,7 +22,7 @@
 #include <xxhash.h>
 
 #define HASH_MAGIC   0x6873616864776f63ull /* "cowdhash" */
-#define HASH_VERSION 1u
+#define HASH_VERSION 2u
 #define READ_BYTES   (1u << 20)
 #define N_BUCKETS    65536u
 
@@ -29,7 +31,7 @@ struct hash_header {
     uint32_t version, block_size;
     uint64_t disk_bytes, n_blocks;
     uint64_t file_bytes;
-    uint64_t reserved[2];
+    struct cow_identity identity; /* since version 2 */
     uint64_t checksum;
 };
 
@@ -60,6 +62,16 @@ static uint64_t file_checksum(const struct hash_header *header, const void *body
     h.checksum = 0;
     sum = XXH3_64bits(&h, sizeof(h));
     return XXH3_64bits_withSeed(body, header->file_bytes - sizeof(h), sum);
+}
+
+/* In one order of bytes on every machine. */
+static void identify(const uint64_t *hash, uint64_t n_blocks, uint64_t disk_bytes,
+                     struct cow_identity *ret_identity)
+{
+    XXH128_hash_t sum = XXH3_128bits_withSeed(hash, n_blocks * sizeof(*hash), disk_bytes);
+
+    _Static_assert(sizeof(*ret_identity) == sizeof(XXH128_canonical_t), "all of it");
+    XXH128_canonicalFromHash((XXH128_canonical_t *)ret_identity, sum);
 }
 
 /* ---- hashing --------------------------------------------------------------------------------- */
@@ -212,6 +224,7 @@ static int finish_file(const struct builder *b, int hash_fd, void *map, uint64_t
     };
     int r;
 
+    identify(b->hash, b->n_blocks, b->disk_bytes, &header.identity);
     header.checksum = file_checksum(&header, (uint8_t *)map + sizeof(header));
     if (msync(map, bytes, MS_SYNC) < 0)
         return -errno;
@@ -257,7 +270,8 @@ int cow_hashes_write(int raw_fd, int hash_fd, cow_progress_fn progress, void *op
 static const char *judge_header(const struct hash_header *h, uint64_t file_bytes,
                                 uint64_t disk_bytes)
 {
-    if (h->magic != HASH_MAGIC || h->version != HASH_VERSION || h->block_size != COW_BLOCK_SIZE)
+    if (h->magic != HASH_MAGIC || h->version == 0 || h->version > HASH_VERSION ||
+        h->block_size != COW_BLOCK_SIZE)
         return "it is not a hash file, or one of another version";
     if (h->disk_bytes != disk_bytes)
         return "it belongs to a disk of another size";
@@ -309,6 +323,9 @@ int cow_hashes_map(int hash_fd, uint64_t disk_bytes, struct cow_hashes *ret_hash
         why = judge_body(&header, &hashes);
     }
     if (!why) {
+        hashes.identity = header.identity;
+        if (header.version < 2)
+            identify(hashes.hash, hashes.n_blocks, hashes.disk_bytes, &hashes.identity);
         *ret_hashes = hashes;
         return 0;
     }
@@ -324,4 +341,36 @@ void cow_hashes_unmap(struct cow_hashes *hashes)
         return;
     munmap(hashes->map, hashes->map_bytes);
     memset(hashes, 0, sizeof(*hashes));
+}
+
+int cow_hashes_identity(int hash_fd, uint64_t disk_bytes, struct cow_identity *ret_identity,
+                        struct cow_error *err)
+{
+    struct hash_header header;
+    struct cow_hashes hashes;
+    struct stat st;
+    const char *why;
+    int r = fstat(hash_fd, &st) < 0 ? -errno : 0;
+
+    if (r == 0)
+        r = cow_read_full(hash_fd, &header, sizeof(header), 0);
+    if (r < 0) {
+        cow_fail(err, "reading the hash file: %s", strerror(-r));
+        return r;
+    }
+    why = judge_header(&header, (uint64_t)st.st_size, disk_bytes);
+    if (why) {
+        cow_fail(err, "the hash file is damaged: %s", why);
+        return -EINVAL;
+    }
+    if (header.version >= 2) {
+        *ret_identity = header.identity;
+        return 0;
+    }
+    r = cow_hashes_map(hash_fd, disk_bytes, &hashes, err);
+    if (r < 0)
+        return r;
+    *ret_identity = hashes.identity;
+    cow_hashes_unmap(&hashes);
+    return 0;
 }

@@ -214,6 +214,14 @@ static int read_extension(int fd, struct cow_header *h, uint32_t type, uint32_t 
                              offset);
     case QCOW_EXT_DATA_FILE:
         return read_name(fd, "external data file", offset, length, h->data_name, err);
+    case QCOW_EXT_IDENTITY:
+        if (length != sizeof(h->identity)) {
+            cow_fail(err, "the identity of the backing file takes %u bytes instead of %zu", length,
+                     sizeof(h->identity));
+            return -EINVAL;
+        }
+        h->has_identity = true;
+        return cow_read_full(fd, &h->identity, sizeof(h->identity), offset);
     default: return 0;
     }
 }

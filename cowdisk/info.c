@@ -27,6 +27,8 @@ static void qcow_info(const struct cow_header *h, struct cow_info *info)
     memcpy(info->backing_name, h->backing_name, sizeof(info->backing_name));
     memcpy(info->backing_format, h->backing_format, sizeof(info->backing_format));
     memcpy(info->data_name, h->data_name, sizeof(info->data_name));
+    info->has_identity = h->has_identity;
+    info->identity = h->identity;
 }
 
 /* Numbers that our enums do not name belong to formats that nobody has defined. */

@@ -18,6 +18,7 @@
  *   disk.c    open, close, raw or qcow2            header.c create.c lock.c        the file's frame
  *   chain.c   opens all that lies under an image   resize.c                        a disk's end
  *   transfer*.c rebase.c                           from image to image
+ *   verify.c  blocks of a template against their hashes
  *   check*.c info.c snapshot.c hashes.c                     stand alone
  */
 #ifndef COWDISK_INTERNAL_H
@@ -77,6 +78,7 @@ int cow_sync(int fd);
  * be long enough. */
 int cow_iter_read(struct cow_iter *iter, int fd, size_t length, uint64_t offset);
 void cow_iter_zero(struct cow_iter *iter, size_t length);
+void cow_iter_skip(struct cow_iter *iter, size_t length);
 void cow_iter_fill(struct cow_iter *iter, const void *data, size_t length);
 int cow_writer_add(struct cow_writer *writer, const void *data, size_t length);
 int cow_writer_add_iter(struct cow_writer *writer, struct cow_iter *iter, size_t length);
@@ -295,6 +297,20 @@ int cow_unmap_range(struct cow_disk *disk, uint64_t start, uint64_t end);
  * also those past the end of the disk. Commits. */
 int cow_truncate_map(struct cow_disk *disk, uint64_t start);
 
+/* ---- verify.c -------------------------------------------------------------------------------- */
+
+struct cow_verify;
+
+/* A raw disk that was opened with hashes. */
+int cow_verify_new(struct cow_disk *disk, const struct cow_open_options *options,
+                   struct cow_error *err);
+void cow_verify_free(struct cow_disk *disk);
+/* After `length` bytes at `offset` of the raw disk were read to `start`: compares blocks that are
+ * not known to be good. A part of a block is read again with the rest of it. -EIO: one is damaged.
+ * Does nothing if the disk has no hashes. By the thread that reads. */
+int cow_verify_iter(struct cow_disk *disk, const struct cow_iter *start, uint64_t offset,
+                    uint64_t length);
+
 /* ---- the rest -------------------------------------------------------------------------------- */
 
 int cow_lock(int fd, bool writable, struct cow_error *err);
@@ -328,6 +344,7 @@ struct cow_disk {
     int fd;
     struct cow_disk *backing; /* NULL: none */
     bool raw, writable;
+    struct cow_verify *verify; /* NULL: data is not compared with hashes */
     bool locked, data_locked;
     bool alone;        /* it has a backing file, but was opened without: data cannot be written */
     bool unsynced;     /* written to since the last fdatasync */

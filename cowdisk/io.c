@@ -107,7 +107,7 @@ int cow_sync(int fd)
     return r < 0 ? -errno : 0;
 }
 
-static void skip_bytes(struct cow_iter *iter, size_t length)
+void cow_iter_skip(struct cow_iter *iter, size_t length)
 {
     while (length > 0) {
         size_t left = iter->iov->iov_len - iter->skip;
@@ -145,7 +145,7 @@ static int take_segments(const struct cow_iter *iter, size_t length, struct iove
     while (n < COW_VEC && length > 0) {
         vec[n] = next_segment(&it, length);
         length -= vec[n].iov_len;
-        skip_bytes(&it, vec[n].iov_len);
+        cow_iter_skip(&it, vec[n].iov_len);
         n++;
     }
     return n;
@@ -181,7 +181,7 @@ int cow_iter_read(struct cow_iter *iter, int fd, size_t length, uint64_t offset)
             cow_iter_zero(iter, length);
             return 0;
         }
-        skip_bytes(iter, (size_t)n);
+        cow_iter_skip(iter, (size_t)n);
         offset += (uint64_t)n;
         length -= (size_t)n;
     }
@@ -193,7 +193,7 @@ void cow_iter_zero(struct cow_iter *iter, size_t length)
     while (length > 0) {
         struct iovec segment = next_segment(iter, length);
         memset(segment.iov_base, 0, segment.iov_len);
-        skip_bytes(iter, segment.iov_len);
+        cow_iter_skip(iter, segment.iov_len);
         length -= segment.iov_len;
     }
 }
@@ -205,7 +205,7 @@ void cow_iter_fill(struct cow_iter *iter, const void *data, size_t length)
     while (length > 0) {
         struct iovec segment = next_segment(iter, length);
         memcpy(segment.iov_base, p, segment.iov_len);
-        skip_bytes(iter, segment.iov_len);
+        cow_iter_skip(iter, segment.iov_len);
         p += segment.iov_len;
         length -= segment.iov_len;
     }
@@ -261,7 +261,7 @@ int cow_writer_add_iter(struct cow_writer *writer, struct cow_iter *iter, size_t
         int r = cow_writer_add(writer, segment.iov_base, segment.iov_len);
         if (r < 0)
             return r;
-        skip_bytes(iter, segment.iov_len);
+        cow_iter_skip(iter, segment.iov_len);
         length -= segment.iov_len;
     }
     return 0;

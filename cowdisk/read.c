@@ -7,6 +7,15 @@
 
 #include <errno.h>
 
+/* What is compared with hashes is told only if it matches them. */
+static int read_data(struct cow_disk *disk, struct cow_iter *iter, uint64_t offset, uint64_t length)
+{
+    struct cow_iter start = *iter;
+    int r = cow_iter_read(iter, cow_data_file(disk), length, offset);
+
+    return r == 0 && disk->verify ? cow_verify_iter(disk, &start, offset, length) : r;
+}
+
 static int read_place(const struct cow_place *place, struct cow_iter *iter, uint64_t offset)
 {
     const struct cow_extent *extent = &place->extent;
@@ -15,7 +24,7 @@ static int read_place(const struct cow_place *place, struct cow_iter *iter, uint
     int r = 0;
 
     switch (extent->kind) {
-    case COW_DATA: return cow_iter_read(iter, cow_data_file(disk), extent->length, extent->host);
+    case COW_DATA: return read_data(disk, iter, extent->host, extent->length);
     case COW_PACKED:
         r = cow_packed_get(disk, extent->entry, &cluster);
         if (r == 0)
@@ -31,7 +40,7 @@ static int read_place(const struct cow_place *place, struct cow_iter *iter, uint
 int cow_read_iter(struct cow_disk *disk, struct cow_iter *iter, uint64_t offset, uint64_t length)
 {
     if (disk->raw)
-        return cow_iter_read(iter, disk->fd, length, offset);
+        return read_data(disk, iter, offset, length);
     while (length > 0) {
         struct cow_place place = {.disk = disk};
         int r = cow_lookup(disk, offset, length, &place.extent);
