@@ -64,7 +64,7 @@ static uint64_t file_checksum(const struct hash_header *header, const void *body
     return XXH3_64bits_withSeed(body, header->file_bytes - sizeof(h), sum);
 }
 
-/* In one order of bytes on every machine. */
+/* XXH3-128 of the hashes, seeded with the size. */
 static void identify(const uint64_t *hash, uint64_t n_blocks, uint64_t disk_bytes,
                      struct cow_identity *ret_identity)
 {
