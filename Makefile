@@ -73,7 +73,7 @@ $(LIBBUS): $(call objs,$(BUS_SRC)) ; $(archive)
 $(LIBVMM): $(call objs,$(VMM_SRC)) ; $(archive)
 $(LIBDAEMON): $(call objs,$(filter-out vmmd/main.c,$(DAEMON_SRC))) ; $(archive)
 
-COWDISK_LIBS  := -lxxhash -ldeflate -lz -lzstd
+COWDISK_LIBS  := -lxxhash -ldeflate -lz -lzstd -luring
 MEMSHARE_LIBS := -lxxhash
 BUS_LIBS      := -ldbus-1 -levent_core
 DAEMON_LIBS   := $(BUS_LIBS) -ljansson -linih -lsystemd -lcap-ng

@@ -372,6 +372,16 @@ int cow_commit(struct cow_disk *disk)
     return 0;
 }
 
+static bool is_full(const struct cow_disk *disk)
+{
+    return disk->n_dirty >= COW_MAX_DIRTY_PAGES || disk->alloc.n_freed >= COW_MAX_FREED;
+}
+
+bool cow_commit_is_due(const struct cow_disk *disk)
+{
+    return is_full(disk) || disk->header.autoclear;
+}
+
 int cow_commit_if_full(struct cow_disk *disk)
 {
     if (disk->broken)
@@ -381,7 +391,7 @@ int cow_commit_if_full(struct cow_disk *disk)
         if (r < 0)
             return r;
     }
-    if (disk->n_dirty >= COW_MAX_DIRTY_PAGES || disk->alloc.n_freed >= COW_MAX_FREED) {
+    if (is_full(disk)) {
         int r = cow_commit(disk);
         if (r < 0)
             return r;

@@ -243,6 +243,61 @@ struct cow_create_options {
  * caller's). Durable on return. -EINVAL for a bad size or name, -ENOSPC, -EIO. */
 int cow_create(int fd, const struct cow_create_options *options, struct cow_error *err);
 
+/* ---- many requests at a time
+ * ---------------------------------------------------------------------
+ *
+ * A queue serves requests to one disk side by side, by io_uring or by a few threads. One thread
+ * owns it: all calls below are that thread's, and so is the disk while the queue exists; between
+ * them only cow_map(), cow_size() and cow_get_stats() may be called. Data goes between the file and
+ * the caller's buffers without a copy. A write is durable only after a flush that was submitted
+ * when the write was done. Requests may be done in any order.
+ */
+
+#define COW_QUEUE_DEPTH 64u /* requests that are worth having under way; more are accepted */
+
+enum cow_request_kind { COW_READ, COW_WRITE, COW_FLUSH, COW_DISCARD, COW_WRITE_ZEROES };
+
+struct cow_request {
+    enum cow_request_kind kind;
+    const struct iovec *iov; /* of a read or write: the caller's until it is done */
+    int iovcnt;
+    uint64_t offset, length; /* of a discard or write-zeroes, bytes */
+    /* Called by cow_queue_reap() when it is done: the request is the caller's again. */
+    void (*done)(struct cow_request *request);
+    void *opaque; /* the caller's */
+    int result;   /* 0 or -errno as of cow_preadv(), cow_pwritev(), cow_flush(), ... */
+    struct {      /* the queue's */
+        struct cow_request *next;
+        uint64_t length;
+        unsigned pieces;
+    } own;
+};
+
+struct cow_queue;
+
+enum cow_queue_kind { COW_QUEUE_ANY, COW_QUEUE_URING, COW_QUEUE_THREADS };
+
+/* `event_fd`: an eventfd, the caller's, written to when cow_queue_reap() has something to do.
+ * COW_QUEUE_ANY takes io_uring if the kernel has it. To be called before a seccomp filter forbids
+ * io_uring_setup(2) and clone(2); afterwards io_uring_enter(2) is needed. -ENOSYS or -EPERM: not
+ * to be had; -ENOMEM. */
+int cow_queue_new(struct cow_queue **ret_queue, struct cow_disk *disk, enum cow_queue_kind kind,
+                  int event_fd);
+/* Waits for what is under way; requests not done are done with -ECANCELED if they have not begun.
+ * The disk stays the caller's. NULL is fine. */
+void cow_queue_free(struct cow_queue *queue);
+const char *cow_queue_name(const struct cow_queue *queue); /* "io_uring" or "threads" */
+
+/* Takes a request; it begins with this call, or with a cow_queue_reap() when it has to wait for
+ * others. Never blocks but for tables of the image that are not in memory, and for a flush or
+ * discard that changes them. */
+void cow_queue_submit(struct cow_queue *queue, struct cow_request *request);
+/* Has the kernel begin what was submitted and calls done() for what is done, which may submit.
+ * Returns how many requests are not done. */
+unsigned cow_queue_reap(struct cow_queue *queue);
+/* Waits until all requests are done. */
+void cow_queue_drain(struct cow_queue *queue);
+
 /* ---- template block hashes ----------------------------------------------------------------------
  */
 

@@ -77,6 +77,8 @@ int cow_sync(int fd);
 /* The next `length` bytes of the iovec <- file, zeroes, memory; or -> memory. The iovec is known to
  * be long enough. */
 int cow_iter_read(struct cow_iter *iter, int fd, size_t length, uint64_t offset);
+/* Takes at most COW_VEC segments and at most `length` bytes; how many segments, and bytes. */
+int cow_iter_take(struct cow_iter *iter, uint64_t length, struct iovec *vec, size_t *ret_bytes);
 void cow_iter_zero(struct cow_iter *iter, size_t length);
 void cow_iter_skip(struct cow_iter *iter, size_t length);
 void cow_iter_fill(struct cow_iter *iter, const void *data, size_t length);
@@ -269,6 +271,8 @@ int cow_commit(struct cow_disk *disk);
 int cow_reserve_for_change(struct cow_disk *disk, struct cow_page *l2_page);
 /* Commits if too much is pending; to be called before a change. */
 int cow_commit_if_full(struct cow_disk *disk);
+/* Would it commit? */
+bool cow_commit_is_due(const struct cow_disk *disk);
 /* The clusters belong to the next committed image. */
 void cow_file_must_hold(struct cow_disk *disk, uint64_t first, uint64_t n);
 /* Makes sure that the next commit has room for this table: -ENOSPC now instead of then. */
@@ -332,10 +336,40 @@ int cow_snapshot_select(int fd, const char *snapshot, struct cow_header *header,
 /* Is the image one that may be written? */
 int cow_header_check_writable(const struct cow_header *header, struct cow_error *err);
 
+/* Where the beginning of a range is, in whatever image of the chain. */
+int cow_find_place(struct cow_disk *disk, uint64_t offset, uint64_t length,
+                   struct cow_place *ret_place);
+/* Reads it; `offset` is the guest's. */
+int cow_read_place(const struct cow_place *place, struct cow_iter *iter, uint64_t offset);
 int cow_read_iter(struct cow_disk *disk, struct cow_iter *iter, uint64_t offset, uint64_t length);
 /* The same into memory; beyond the end of the disk are zeroes. */
 int cow_read_memory(struct cow_disk *disk, void *data, uint64_t offset, uint64_t length);
 int cow_write_iter(struct cow_disk *disk, struct cow_iter *iter, uint64_t offset, uint64_t length);
+
+/* ---- write.c --------------------------------------------------------------------------------- */
+
+/* New clusters for a write, side by side in the guest's disk and in the file. */
+struct cow_run {
+    uint64_t offset, length; /* guest bytes to write */
+    uint64_t first_guest;    /* cluster */
+    uint64_t first_host, n;  /* clusters */
+    uint64_t fresh;          /* the file was never written from here on */
+};
+
+/* Clusters for the beginning of a write, counted but not mapped: no commit may happen before
+ * cow_run_end() or cow_run_undo(). */
+int cow_run_begin(struct cow_disk *disk, uint64_t offset, uint64_t length, struct cow_run *ret_run);
+/* What surrounds the write in its first and last cluster: the head in `buffer`, the tail
+ * one cluster further on. Lengths of 0: nothing need be written there. */
+int cow_run_around(struct cow_disk *disk, const struct cow_run *run, uint8_t *buffer,
+                   uint64_t *ret_head, uint64_t *ret_tail);
+/* Where the first byte of the write goes in the file. */
+uint64_t cow_run_host(const struct cow_disk *disk, const struct cow_run *run);
+/* The data is there: it is the guest's from now on. After an error it is not, and the clusters are
+ * given back. */
+int cow_run_end(struct cow_disk *disk, const struct cow_run *run);
+void cow_run_undo(struct cow_disk *disk, const struct cow_run *run);
+
 /* Is it known without reading data that the extent at `offset` reads as zeroes? */
 bool cow_extent_is_zero(const struct cow_disk *disk, const struct cow_extent *extent,
                         uint64_t offset);

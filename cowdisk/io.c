@@ -151,6 +151,18 @@ static int take_segments(const struct cow_iter *iter, size_t length, struct iove
     return n;
 }
 
+int cow_iter_take(struct cow_iter *iter, uint64_t length, struct iovec *vec, size_t *ret_bytes)
+{
+    int n = take_segments(iter, length, vec);
+    size_t bytes = 0;
+
+    for (int i = 0; i < n; i++)
+        bytes += vec[i].iov_len;
+    cow_iter_skip(iter, bytes);
+    *ret_bytes = bytes;
+    return n;
+}
+
 /* One segment is the common case, and the plain call is a tenth of a microsecond faster. */
 static ssize_t read_segments(int fd, const struct iovec *vec, int n, uint64_t offset)
 {

@@ -16,7 +16,7 @@ static int read_data(struct cow_disk *disk, struct cow_iter *iter, uint64_t offs
     return r == 0 && disk->verify ? cow_verify_iter(disk, &start, offset, length) : r;
 }
 
-static int read_place(const struct cow_place *place, struct cow_iter *iter, uint64_t offset)
+int cow_read_place(const struct cow_place *place, struct cow_iter *iter, uint64_t offset)
 {
     const struct cow_extent *extent = &place->extent;
     struct cow_disk *disk = place->disk;
@@ -37,17 +37,34 @@ static int read_place(const struct cow_place *place, struct cow_iter *iter, uint
     return 0;
 }
 
+int cow_find_place(struct cow_disk *disk, uint64_t offset, uint64_t length,
+                   struct cow_place *ret_place)
+{
+    struct cow_place place = {.disk = disk};
+    int r;
+
+    if (disk->raw) {
+        place.extent = (struct cow_extent){.kind = COW_DATA, .host = offset, .length = length};
+        *ret_place = place;
+        return 0;
+    }
+    r = cow_lookup(disk, offset, length, &place.extent);
+    if (r == 0 && place.extent.kind == COW_BACKING)
+        r = cow_trace_below(disk, offset, place.extent.length, &place);
+    if (r == 0)
+        *ret_place = place;
+    return r;
+}
+
 int cow_read_iter(struct cow_disk *disk, struct cow_iter *iter, uint64_t offset, uint64_t length)
 {
     if (disk->raw)
         return read_data(disk, iter, offset, length);
     while (length > 0) {
-        struct cow_place place = {.disk = disk};
-        int r = cow_lookup(disk, offset, length, &place.extent);
-        if (r == 0 && place.extent.kind == COW_BACKING)
-            r = cow_trace_below(disk, offset, place.extent.length, &place);
+        struct cow_place place;
+        int r = cow_find_place(disk, offset, length, &place);
         if (r == 0)
-            r = read_place(&place, iter, offset);
+            r = cow_read_place(&place, iter, offset);
         if (r < 0)
             return r;
         offset += place.extent.length;

@@ -10,65 +10,10 @@
 #include <errno.h>
 #include <stdlib.h>
 
-/* One run of new clusters, side by side in the guest's disk and in the file. */
-struct run {
-    uint64_t offset, length; /* guest bytes to write */
-    uint64_t first_guest;    /* cluster */
-    uint64_t first_host, n;  /* clusters */
-    uint64_t fresh;          /* the file was never written from here on */
-    struct cow_page *page;   /* of the L2 table, pinned */
-    uint32_t slot;
-};
-
-/* ---- data ------------------------------------------------------------------------------------ */
-
-/* Old bytes [offset, offset + length) around the write into `buffer`. *ret_skip: no need to write
- * them, because they are zeroes and so is the cluster. */
-static int surroundings(struct cow_disk *disk, uint8_t *buffer, uint64_t offset, uint64_t length,
-                        bool fresh, bool *ret_skip)
-{
-    int r = cow_read_memory(disk, buffer, offset, length);
-
-    if (r == 0)
-        *ret_skip = fresh && cow_is_zero(buffer, length);
-    return r;
-}
-
-static int write_data(struct cow_disk *disk, const struct run *run, struct cow_iter *iter)
-{
-    uint64_t host = run->first_host << disk->cluster_bits;
-    uint64_t start = run->first_guest << disk->cluster_bits;
-    uint64_t end = start + (run->n << disk->cluster_bits);
-    uint64_t last_host = (run->first_host + run->n - 1) << disk->cluster_bits;
-    uint64_t head = run->offset - start, tail = end - run->offset - run->length;
-    uint8_t *before = disk->bounce, *after = disk->bounce + disk->cluster_size;
-    bool skip_head = true, skip_tail = true;
-    struct cow_writer writer;
-    int r = 0;
-
-    if (head > 0)
-        r = surroundings(disk, before, start, head, host >= run->fresh, &skip_head);
-    if (r == 0 && tail > 0)
-        r = surroundings(disk, after, end - tail, tail, last_host >= run->fresh, &skip_tail);
-    if (r < 0)
-        return r;
-    writer.fd = disk->fd;
-    writer.offset = host + (skip_head ? head : 0);
-    writer.n = 0;
-    r = cow_writer_add(&writer, before, skip_head ? 0 : head);
-    if (r == 0)
-        r = cow_writer_add_iter(&writer, iter, run->length);
-    if (r == 0)
-        r = cow_writer_add(&writer, after, skip_tail ? 0 : tail);
-    if (r == 0)
-        r = cow_writer_finish(&writer);
-    return r;
-}
-
 /* ---- new clusters ---------------------------------------------------------------------------- */
 
 /* Takes as many clusters as lie side by side, counts them, and shortens the run to that. */
-static int run_allocate(struct cow_disk *disk, struct run *run)
+static int run_allocate(struct cow_disk *disk, struct cow_run *run)
 {
     uint64_t start = run->first_guest << disk->cluster_bits, n;
     int r = cow_alloc_reserve(disk, run->n, &run->first_host, &n, &run->fresh);
@@ -80,10 +25,33 @@ static int run_allocate(struct cow_disk *disk, struct run *run)
     r = cow_refcount_set(disk, run->first_host, n, 1);
     if (r == 0)
         r = cow_alloc_reserve_block(disk, run->first_host);
+    if (r < 0)
+        cow_run_undo(disk, run);
     return r;
 }
 
-static void run_undo(struct cow_disk *disk, const struct run *run)
+int cow_run_begin(struct cow_disk *disk, uint64_t offset, uint64_t length, struct cow_run *ret_run)
+{
+    uint64_t in_cluster = offset & (disk->cluster_size - 1);
+    struct cow_run run = {.offset = offset, .first_guest = offset >> disk->cluster_bits};
+    uint32_t per_page = disk->page_bytes / sizeof(uint64_t), slot;
+    struct cow_page *page;
+    int r = cow_l2_page(disk, run.first_guest, &page, &slot);
+
+    if (r == 0)
+        r = cow_reserve_for_change(disk, page);
+    if (r < 0)
+        return r;
+    run.n = cow_min(cow_clusters(disk, in_cluster + length), per_page - slot);
+    run.n = cow_min(run.n, COW_MAX_RUN >> disk->cluster_bits);
+    run.length = cow_min(length, (run.n << disk->cluster_bits) - in_cluster);
+    r = run_allocate(disk, &run);
+    if (r == 0)
+        *ret_run = run;
+    return r;
+}
+
+void cow_run_undo(struct cow_disk *disk, const struct cow_run *run)
 {
     if (cow_refcount_set(disk, run->first_host, run->n, 0) < 0)
         disk->broken = true;
@@ -92,14 +60,15 @@ static void run_undo(struct cow_disk *disk, const struct run *run)
 }
 
 /* The guest's clusters are the new ones from now on; the old ones lose a reference. */
-static int run_map(struct cow_disk *disk, const struct run *run)
+static int run_map(struct cow_disk *disk, const struct cow_run *run, struct cow_page *page,
+                   uint32_t slot)
 {
     int r = 0;
 
-    cow_page_dirty(run->page);
+    cow_page_dirty(page); /* stays in the cache from now on */
     cow_file_must_hold(disk, run->first_host, run->n);
     for (uint64_t i = 0; i < run->n; i++) {
-        uint64_t *entry = &run->page->entry[run->slot + i], old = be64toh(*entry);
+        uint64_t *entry = &page->entry[slot + i], old = be64toh(*entry);
         int dropped;
 
         *entry = htobe64((run->first_host + i) << disk->cluster_bits | QCOW_COPIED);
@@ -112,31 +81,84 @@ static int run_map(struct cow_disk *disk, const struct run *run)
     return r;
 }
 
-static int run_write(struct cow_disk *disk, struct run *run, struct cow_iter *iter)
+int cow_run_end(struct cow_disk *disk, const struct cow_run *run)
 {
-    int r = cow_reserve_for_change(disk, run->page);
+    struct cow_page *page;
+    uint32_t slot;
+    int r = cow_l2_page(disk, run->first_guest, &page, &slot);
+
+    if (r < 0) {
+        cow_run_undo(disk, run);
+        return r;
+    }
+    return run_map(disk, run, page, slot);
+}
+
+/* ---- data ------------------------------------------------------------------------------------ */
+
+/* Old bytes [offset, offset + *length) around the write into `buffer`. None need be written
+ * (*length = 0) if they are zeroes and so is the cluster. */
+static int surroundings(struct cow_disk *disk, uint8_t *buffer, uint64_t offset, bool fresh,
+                        uint64_t *length)
+{
+    int r = *length ? cow_read_memory(disk, buffer, offset, *length) : 0;
+
+    if (r == 0 && fresh && cow_is_zero(buffer, *length))
+        *length = 0;
+    return r;
+}
+
+int cow_run_around(struct cow_disk *disk, const struct cow_run *run, uint8_t *buffer,
+                   uint64_t *ret_head, uint64_t *ret_tail)
+{
+    uint64_t host = run->first_host << disk->cluster_bits;
+    uint64_t start = run->first_guest << disk->cluster_bits;
+    uint64_t end = start + (run->n << disk->cluster_bits);
+    uint64_t last_host = (run->first_host + run->n - 1) << disk->cluster_bits;
+    uint64_t head = run->offset - start, tail = end - run->offset - run->length;
+    int r = surroundings(disk, buffer, start, host >= run->fresh, &head);
+
+    if (r == 0)
+        r = surroundings(disk, buffer + disk->cluster_size, end - tail, last_host >= run->fresh,
+                         &tail);
+    if (r < 0)
+        return r;
+    *ret_head = head;
+    *ret_tail = tail;
+    return 0;
+}
+
+uint64_t cow_run_host(const struct cow_disk *disk, const struct cow_run *run)
+{
+    return (run->first_host << disk->cluster_bits) + (run->offset & (disk->cluster_size - 1));
+}
+
+static int run_write(struct cow_disk *disk, const struct cow_run *run, struct cow_iter *iter)
+{
+    struct cow_writer writer;
+    uint64_t head, tail;
+    int r = cow_run_around(disk, run, disk->bounce, &head, &tail);
 
     if (r < 0)
         return r;
-    r = run_allocate(disk, run);
-    if (r < 0 && run->first_host == 0)
-        return r;
+    writer.fd = disk->fd;
+    writer.offset = cow_run_host(disk, run) - head;
+    writer.n = 0;
+    r = cow_writer_add(&writer, disk->bounce, head);
     if (r == 0)
-        r = write_data(disk, run, iter);
-    if (r < 0) {
-        run_undo(disk, run);
-        return r;
-    }
-    return run_map(disk, run);
+        r = cow_writer_add_iter(&writer, iter, run->length);
+    if (r == 0)
+        r = cow_writer_add(&writer, disk->bounce + disk->cluster_size, tail);
+    if (r == 0)
+        r = cow_writer_finish(&writer);
+    return r;
 }
 
 /* Writes the beginning of an extent that is not ours to write in place. */
 static int write_new(struct cow_disk *disk, struct cow_iter *iter, uint64_t offset, uint64_t length,
                      uint64_t *ret_done)
 {
-    uint64_t in_cluster = offset & (disk->cluster_size - 1);
-    struct run run = {.offset = offset, .first_guest = offset >> disk->cluster_bits};
-    uint32_t per_page = disk->page_bytes / sizeof(uint64_t);
+    struct cow_run run;
     int r = cow_commit_if_full(disk);
 
     if (r < 0)
@@ -146,17 +168,16 @@ static int write_new(struct cow_disk *disk, struct cow_iter *iter, uint64_t offs
         if (!disk->bounce)
             return -ENOMEM;
     }
-    r = cow_l2_page(disk, run.first_guest, &run.page, &run.slot);
+    r = cow_run_begin(disk, offset, length, &run);
     if (r < 0)
         return r;
-    run.n = cow_min(cow_clusters(disk, in_cluster + length), per_page - run.slot);
-    run.n = cow_min(run.n, COW_MAX_RUN >> disk->cluster_bits);
-    run.length = cow_min(length, (run.n << disk->cluster_bits) - in_cluster);
-    run.page->pins++;
     r = run_write(disk, &run, iter);
-    run.page->pins--;
+    if (r < 0) {
+        cow_run_undo(disk, &run);
+        return r;
+    }
     *ret_done = run.length;
-    return r;
+    return cow_run_end(disk, &run);
 }
 
 /* ---- requests -------------------------------------------------------------------------------- */

@@ -5,7 +5,7 @@
 set -eu
 
 build="gcc make pkg-config binutils acpica-tools libevent-dev libxxhash-dev libdbus-1-dev libjansson-dev libinih-dev
- libsystemd-dev libcap-ng-dev libseccomp-dev libext2fs-dev libqcow-dev libblkid-dev zlib1g-dev libdeflate-dev libzstd-dev libunicorn-dev"
+ libsystemd-dev libcap-ng-dev libseccomp-dev libext2fs-dev libqcow-dev libblkid-dev zlib1g-dev libdeflate-dev libzstd-dev liburing-dev libunicorn-dev"
 demo="dbus e2fsprogs fdisk mmdebstrap python3 procps"
 tests="$demo clang-format libcmocka-dev qemu-utils libglib2.0-bin dbus-bin systemd jq bsdutils mount man-db
  nbdkit nbdkit-plugin-dev libnbd-bin python3-libnbd"
