@@ -12,6 +12,8 @@
 #include <string.h>
 #include <time.h>
 
+#define FROZEN_PATIENCE 8 /* times that devices may keep frozen work off */
+
 /* ---- what the engine asks
  * --------------------------------------------------------------------------- */
 
@@ -260,6 +262,7 @@ struct frozen {
     struct machine *machine;
     void (*work)(void *arg);
     void *arg;
+    bool blocked; /* devices are held off already */
     int r;
 };
 
@@ -269,21 +272,34 @@ static void run_frozen(void *opaque)
     struct frozen *f = opaque;
     pthread_rwlock_t *dma = &f->machine->memory.dma;
 
-    f->r = -pthread_rwlock_trywrlock(dma);
+    f->r = f->blocked ? 0 : -pthread_rwlock_trywrlock(dma);
     if (f->r < 0)
         return;
     f->work(f->arg);
-    pthread_rwlock_unlock(dma);
+    if (!f->blocked)
+        pthread_rwlock_unlock(dma);
+}
+
+/* A device that is never idle would keep all frozen work off for good: once in a while it waits. */
+static void run_blocking(struct machine *m, struct frozen *f)
+{
+    f->blocked = true;
+    memory_dma_block(&m->memory);
+    gate_work(&m->gate, run_frozen, f, kick_all, m);
+    memory_dma_unblock(&m->memory);
 }
 
 int machine_frozen(struct machine *m, void (*work)(void *arg), void *arg)
 {
-    struct frozen f = {m, work, arg, 0};
+    struct frozen f = {m, work, arg, false, -EBUSY};
 
-    if (pthread_rwlock_trywrlock(&m->memory.dma) != 0) /* then why hold the guest up */
-        return -EBUSY;
-    pthread_rwlock_unlock(&m->memory.dma);
-    gate_work(&m->gate, run_frozen, &f, kick_all, m);
+    if (m->n_frozen_busy >= FROZEN_PATIENCE) {
+        run_blocking(m, &f);
+    } else if (pthread_rwlock_trywrlock(&m->memory.dma) == 0) { /* else why hold the guest up */
+        pthread_rwlock_unlock(&m->memory.dma);
+        gate_work(&m->gate, run_frozen, &f, kick_all, m);
+    }
+    m->n_frozen_busy = f.r < 0 ? m->n_frozen_busy + 1 : 0;
     return f.r;
 }
 

@@ -84,6 +84,7 @@ struct machine {
     unsigned n_devices;
     struct machine_events events;
     unsigned n_failures;
+    unsigned n_frozen_busy; /* in a row: frozen work that devices kept from being done */
     bool paused;
     uint64_t paused_at, clock_behind; /* ns: when the pause began; what all pauses sum up to */
     enum machine_end end;

@@ -16,6 +16,8 @@
 
 int memory_init(struct memory *m, uint64_t bytes)
 {
+    pthread_rwlockattr_t prefer_writer;
+
     if (bytes == 0 || bytes % PAGE != 0 || bytes > MEMORY_MAX)
         return -EINVAL;
     memset(m, 0, sizeof(*m));
@@ -29,7 +31,10 @@ int memory_init(struct memory *m, uint64_t bytes)
     madvise(m->base, bytes, MADV_NOHUGEPAGE);
     m->bytes = bytes;
     m->low_bytes = bytes < MEMORY_HOLE_START ? bytes : MEMORY_HOLE_START;
-    pthread_rwlock_init(&m->dma, NULL);
+    pthread_rwlockattr_init(&prefer_writer);
+    pthread_rwlockattr_setkind_np(&prefer_writer, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+    pthread_rwlock_init(&m->dma, &prefer_writer);
+    pthread_rwlockattr_destroy(&prefer_writer);
     return 0;
 }
 
@@ -105,6 +110,23 @@ void memory_dma_begin(struct memory *m)
 }
 
 void memory_dma_end(struct memory *m)
+{
+    pthread_rwlock_unlock(&m->dma);
+}
+
+bool memory_dma_is_wanted(struct memory *m)
+{
+    return atomic_load(&m->dma_wanted);
+}
+
+void memory_dma_block(struct memory *m)
+{
+    atomic_store(&m->dma_wanted, true);
+    pthread_rwlock_wrlock(&m->dma);
+    atomic_store(&m->dma_wanted, false);
+}
+
+void memory_dma_unblock(struct memory *m)
 {
     pthread_rwlock_unlock(&m->dma);
 }

@@ -15,6 +15,7 @@
 #define VMM_MEMORY_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -32,6 +33,7 @@ struct memory {
     uint8_t *base;
     uint64_t bytes, low_bytes; /* all RAM; the part below the hole */
     pthread_rwlock_t dma;      /* read: device writes in flight; write: frozen work */
+    _Atomic bool dma_wanted;   /* for frozen work, which has waited for long */
     const struct engine_ops *ops;
     struct engine *engine;      /* told of writes; NULL before it is there */
     struct ms_scanner *scanner; /* told of discards; NULL: discard by ourselves */
@@ -53,6 +55,13 @@ uint64_t memory_page(const struct memory *m, uint64_t gpa);
 
 void memory_dma_begin(struct memory *m);
 void memory_dma_end(struct memory *m);
+/* Somebody has waited for long for all brackets to end: a device that always has something under
+ * way begins nothing new until it has ended its own. Any thread. */
+bool memory_dma_is_wanted(struct memory *m);
+/* Waits until no bracket is open and keeps new ones waiting until memory_dma_unblock(). Not by a
+ * thread that others wait for, as a vCPU at the gate. */
+void memory_dma_block(struct memory *m);
+void memory_dma_unblock(struct memory *m);
 
 /* The guest gave [gpa, gpa+bytes) away: it reads as zero until written. Whole pages inside the
  * range only. -EFAULT when it is not RAM. Caller: a vCPU thread, or inside a dma bracket. */

@@ -46,6 +46,8 @@ static const struct rule rules[] = {
     {SCMP_SYS(pread64), "disk, pagemap"},
     {SCMP_SYS(pwrite64), "disk"},
     {SCMP_SYS(preadv), "disk"},
+    {SCMP_SYS(preadv2), "disk: what is in the page cache"},
+    {SCMP_SYS(io_uring_enter), "disk: a ring limited to reads, writes and flushes"},
     {SCMP_SYS(pwritev), "disk"},
     {SCMP_SYS(lseek), "disk: end of file, holes"},
     {SCMP_SYS(fdatasync), "disk: flush"},

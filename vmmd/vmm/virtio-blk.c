@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * virtio-blk: a disk (virtio 1.2, section 5.2) over a cow_disk. One thread serves the queue, so
- * that a slow disk never holds a vCPU. It takes the machine lock only to pop and push; while it
- * reads into guest RAM it holds a dma bracket, so that no page is merged under it. Blocks read
- * unchanged from the template are reported to the page scanner.
+ * that a slow disk never holds a vCPU, and has up to COW_QUEUE_DEPTH requests under way at a time.
+ * It takes the machine lock only to pop and push; while anything is under way it holds a dma
+ * bracket, so that no page is merged under it, and begins nothing new when merging has waited for
+ * long. Blocks read unchanged from the template are reported to the page scanner.
+ *
+ * The thread waits on one eventfd: the guest kicked, a request is done, or it is to stop.
  *
  * A request that fails gets VIRTIO_BLK_S_IOERR, a full disk too: the guest's file system deals with
  * it.
@@ -20,6 +23,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 #define SECTOR       512u
 #define PAGE         4096u
@@ -63,17 +68,33 @@ struct range {
     uint32_t n_sectors, flags;
 };
 
+/* A request under way, or an idle one. */
+struct job {
+    struct cow_request request;
+    struct virtio_blk *blk;
+    struct job *next;
+    struct request head;
+    uint64_t written; /* bytes stored into the chain */
+    struct range range[MAX_SEGMENTS];
+    unsigned n_ranges, ranges_done;
+    struct virtq_chain chain;
+    struct iovec iov[VIRTQ_MAX_IOV];
+};
+
 struct virtio_blk {
     struct virtio v;
     struct cow_disk *disk;
+    struct cow_queue *queue; /* the thread's, once it runs; so are the lists */
+    unsigned n_jobs;         /* made so far, at most COW_QUEUE_DEPTH */
+    struct job *idle, *finished, *popped, **popped_end;
     char serial[SERIAL_BYTES + 1];
     pthread_t thread;
     bool thread_started;
-    pthread_cond_t work, idle; /* with machine.lock */
-    bool kicked, stop;
-    bool busy, hold;          /* a request is being served; begin no other */
-    struct virtq_chain chain; /* the thread's */
-    struct iovec iov[VIRTQ_MAX_IOV];
+    bool in_dma; /* the thread holds a dma bracket */
+    int event_fd;
+    pthread_cond_t calm; /* with machine.lock: nothing is under way */
+    unsigned n_busy;     /* under way; changed with machine.lock held */
+    bool stop, hold;     /* begin no other; with machine.lock */
 };
 
 static struct virtio_blk *of_virtio(struct virtio *v)
@@ -86,9 +107,9 @@ static struct virtio_blk *of_virtio(struct virtio *v)
 
 /* Data buffers: the readable part behind the request header, or the writable part before the status
  * byte. */
-static int data_iov(struct virtio_blk *b, bool in)
+static int data_iov(struct job *job, bool in)
 {
-    const struct virtq_chain *c = &b->chain;
+    const struct virtq_chain *c = &job->chain;
     const struct iovec *from = in ? c->iov + c->n_out : c->iov;
     unsigned count = in ? c->n_in : c->n_out, n = 0;
     uint64_t skip = in ? 0 : sizeof(struct request);
@@ -101,7 +122,7 @@ static int data_iov(struct virtio_blk *b, bool in)
             continue;
         }
         uint64_t use = len - skip < left ? len - skip : left;
-        b->iov[n++] = (struct iovec){(uint8_t *)from[i].iov_base + skip, use};
+        job->iov[n++] = (struct iovec){(uint8_t *)from[i].iov_base + skip, use};
         left -= use;
         skip = 0;
     }
@@ -131,10 +152,12 @@ static void hint_range(struct virtio_blk *b, uint64_t gpa, uint64_t offset, uint
     }
 }
 
-static void after_read(struct virtio_blk *b, uint64_t offset, uint64_t bytes)
+static void after_read(struct job *job)
 {
+    struct virtio_blk *b = job->blk;
     struct memory *m = &b->v.machine->memory;
-    const struct virtq_chain *c = &b->chain;
+    const struct virtq_chain *c = &job->chain;
+    uint64_t offset = job->request.offset, bytes = job->request.length;
 
     for (unsigned i = c->n_out; i < c->n_out + c->n_in && bytes > 0; i++) {
         uint64_t len = c->iov[i].iov_len < bytes ? c->iov[i].iov_len : bytes;
@@ -146,6 +169,20 @@ static void after_read(struct virtio_blk *b, uint64_t offset, uint64_t bytes)
     }
 }
 
+/* What was asked for is done: the status byte, and the chain can go back. */
+static void finish(struct job *job, uint8_t status)
+{
+    struct virtio_blk *b = job->blk;
+    const struct virtq_chain *c = &job->chain;
+
+    if (c->in_bytes >= 1) {
+        virtq_chain_write(&b->v.queues[0], c, c->in_bytes - 1, &status, 1);
+        job->written++;
+    }
+    job->next = b->finished;
+    b->finished = job;
+}
+
 static bool in_disk(const struct virtio_blk *b, uint64_t sector, uint64_t bytes)
 {
     uint64_t size = cow_size(b->disk);
@@ -153,154 +190,270 @@ static bool in_disk(const struct virtio_blk *b, uint64_t sector, uint64_t bytes)
     return sector <= size / SECTOR && bytes <= size - sector * SECTOR;
 }
 
-static uint8_t do_io(struct virtio_blk *b, const struct request *rq, bool in, uint64_t *ret_written)
-{
-    uint64_t bytes = in ? b->chain.in_bytes - 1 : b->chain.out_bytes - sizeof(*rq);
-    uint64_t offset = rq->sector * SECTOR;
-    int n, r;
+/* ---- reads, writes, flushes ---- */
 
-    if (bytes % SECTOR != 0 || !in_disk(b, rq->sector, bytes))
-        return S_IOERR;
-    n = data_iov(b, in);
-    if (in)
-        r = cow_preadv(b->disk, b->iov, n, offset);
+static void io_done(struct cow_request *request)
+{
+    struct job *job = request->opaque;
+
+    if (request->kind == COW_READ) {
+        after_read(job); /* also after an error: part of it may have been written */
+        job->written = request->length;
+    }
+    finish(job, request->result < 0 ? S_IOERR : S_OK);
+}
+
+static void submit(struct job *job, enum cow_request_kind kind, uint64_t offset, uint64_t length,
+                   void (*done)(struct cow_request *request))
+{
+    job->request.kind = kind;
+    job->request.offset = offset;
+    job->request.length = length;
+    job->request.iov = job->iov;
+    job->request.done = done;
+    job->request.opaque = job;
+    cow_queue_submit(job->blk->queue, &job->request);
+}
+
+static void start_io(struct job *job, bool in)
+{
+    const struct virtq_chain *c = &job->chain;
+    uint64_t bytes = in ? c->in_bytes - 1 : c->out_bytes - sizeof(struct request);
+
+    if (bytes % SECTOR != 0 || !in_disk(job->blk, job->head.sector, bytes)) {
+        finish(job, S_IOERR);
+        return;
+    }
+    job->request.iovcnt = data_iov(job, in);
+    submit(job, in ? COW_READ : COW_WRITE, job->head.sector * SECTOR, bytes, io_done);
+}
+
+/* ---- discards and write-zeroes: one range after the other ---- */
+
+static void next_range(struct job *job);
+
+static void range_done(struct cow_request *request)
+{
+    struct job *job = request->opaque;
+
+    job->ranges_done++;
+    if (request->result < 0)
+        finish(job, S_IOERR);
     else
-        r = cow_pwritev(b->disk, b->iov, n, offset);
-    if (in) {
-        after_read(b, offset, bytes); /* also after an error: part of it may have been written */
-        *ret_written = bytes;
-    }
-    return r < 0 ? S_IOERR : S_OK;
+        next_range(job);
 }
 
-static uint8_t do_ranges(struct virtio_blk *b, bool discard)
+static void next_range(struct job *job)
 {
-    struct range ranges[MAX_SEGMENTS];
-    uint64_t bytes = b->chain.out_bytes - sizeof(struct request);
-    size_t n = bytes / sizeof(ranges[0]);
+    const struct range *range = &job->range[job->ranges_done];
+    bool discard = job->head.type == T_DISCARD;
 
-    if (n == 0 || n > MAX_SEGMENTS || bytes % sizeof(ranges[0]) != 0)
+    if (job->ranges_done == job->n_ranges) {
+        finish(job, S_OK);
+        return;
+    }
+    submit(job, discard ? COW_DISCARD : COW_WRITE_ZEROES, range->sector * SECTOR,
+           (uint64_t)range->n_sectors * SECTOR, range_done);
+}
+
+static uint8_t check_range(const struct virtio_blk *b, const struct range *range, bool discard)
+{
+    if (range->n_sectors > MAX_RANGE ||
+        !in_disk(b, range->sector, (uint64_t)range->n_sectors * SECTOR))
         return S_IOERR;
-    virtq_chain_read(&b->chain, sizeof(struct request), ranges, bytes);
-    for (size_t i = 0; i < n; i++) {
-        uint64_t len = (uint64_t)ranges[i].n_sectors * SECTOR, offset = ranges[i].sector * SECTOR;
-        if (ranges[i].n_sectors > MAX_RANGE || !in_disk(b, ranges[i].sector, len))
-            return S_IOERR;
-        if (ranges[i].flags & ~(discard ? 0u : FLAG_UNMAP))
-            return S_UNSUPP;
-        if ((discard ? cow_discard(b->disk, offset, len) : cow_write_zeroes(b->disk, offset, len)) <
-            0)
-            return S_IOERR;
+    return range->flags & ~(discard ? 0u : FLAG_UNMAP) ? S_UNSUPP : S_OK;
+}
+
+static void start_ranges(struct job *job)
+{
+    uint64_t bytes = job->chain.out_bytes - sizeof(struct request);
+    size_t n = bytes / sizeof(job->range[0]);
+
+    if (n == 0 || n > MAX_SEGMENTS || bytes % sizeof(job->range[0]) != 0) {
+        finish(job, S_IOERR);
+        return;
     }
-    return S_OK;
-}
-
-static uint8_t do_get_id(struct virtio_blk *b, uint64_t *ret_written)
-{
-    uint64_t bytes = b->chain.in_bytes - 1 < SERIAL_BYTES ? b->chain.in_bytes - 1 : SERIAL_BYTES;
-
-    *ret_written = virtq_chain_write(&b->v.queues[0], &b->chain, 0, b->serial, bytes);
-    return S_OK;
-}
-
-/* The number of bytes written into the chain, the status byte included. */
-static uint64_t serve_request(struct virtio_blk *b)
-{
-    const struct virtq_chain *c = &b->chain;
-    struct request rq;
-    uint64_t written = 0;
-    uint8_t status;
-
-    if (c->in_bytes < 1)
-        return 0; /* nowhere to put a status: nothing can be said */
-    if (virtq_chain_read(c, 0, &rq, sizeof(rq)) < sizeof(rq)) {
-        status = S_IOERR;
-    } else {
-        switch (rq.type) {
-        case T_IN: status = do_io(b, &rq, true, &written); break;
-        case T_OUT: status = do_io(b, &rq, false, &written); break;
-        case T_FLUSH: status = cow_flush(b->disk) < 0 ? S_IOERR : S_OK; break;
-        case T_GET_ID: status = do_get_id(b, &written); break;
-        case T_DISCARD: status = do_ranges(b, true); break;
-        case T_WRITE_ZEROES: status = do_ranges(b, false); break;
-        default: status = S_UNSUPP;
+    virtq_chain_read(&job->chain, sizeof(struct request), job->range, bytes);
+    for (size_t i = 0; i < n; i++) {
+        uint8_t status = check_range(job->blk, &job->range[i], job->head.type == T_DISCARD);
+        if (status != S_OK) {
+            finish(job, status);
+            return;
         }
     }
-    virtq_chain_write(&b->v.queues[0], c, c->in_bytes - 1, &status, 1);
-    return written + 1;
+    job->n_ranges = (unsigned)n;
+    job->ranges_done = 0;
+    next_range(job);
+}
+
+static void get_id(struct job *job)
+{
+    struct virtio_blk *b = job->blk;
+    uint64_t room = job->chain.in_bytes - 1, bytes = room < SERIAL_BYTES ? room : SERIAL_BYTES;
+
+    job->written = virtq_chain_write(&b->v.queues[0], &job->chain, 0, b->serial, bytes);
+    finish(job, S_OK);
+}
+
+static void start(struct job *job)
+{
+    const struct virtq_chain *c = &job->chain;
+
+    job->written = 0;
+    if (c->in_bytes < 1 || virtq_chain_read(c, 0, &job->head, sizeof(job->head)) <
+                               sizeof(job->head)) { /* perhaps nowhere to put a status either */
+        finish(job, S_IOERR);
+        return;
+    }
+    switch (job->head.type) {
+    case T_IN: start_io(job, true); break;
+    case T_OUT: start_io(job, false); break;
+    case T_FLUSH:
+        job->request.iovcnt = 0;
+        submit(job, COW_FLUSH, 0, 0, io_done);
+        break;
+    case T_GET_ID: get_id(job); break;
+    case T_DISCARD:
+    case T_WRITE_ZEROES: start_ranges(job); break;
+    default: finish(job, S_UNSUPP);
+    }
 }
 
 /* ---- the thread
  * --------------------------------------------------------------------------------------------------
  */
 
-/* One request, or false when the queue is empty and the guest will kick again. */
-static bool serve_one(struct virtio_blk *b)
+static struct job *take(struct job **list)
+{
+    struct job *job = *list;
+
+    if (job)
+        *list = job->next;
+    return job;
+}
+
+static void put(struct job **list, struct job *job)
+{
+    job->next = *list;
+    *list = job;
+}
+
+/* Made when they are first needed: few guests ever have many requests under way. */
+static struct job *idle_job(struct virtio_blk *b)
+{
+    if (!b->idle && b->n_jobs < COW_QUEUE_DEPTH) {
+        b->idle = calloc(1, sizeof(*b->idle));
+        if (b->idle) {
+            b->idle->blk = b;
+            b->n_jobs++;
+        }
+    }
+    return b->idle;
+}
+
+/* Takes what the guest has for us, as far as there is room; true: there may be more already.
+ * Machine lock held. */
+static bool pop_all(struct virtio_blk *b)
 {
     struct machine *m = b->v.machine;
-    bool popped, more = false;
-    uint64_t written;
 
-    memory_dma_begin(&m->memory);
-    pthread_mutex_lock(&m->lock);
-    popped = !b->stop && !b->hold && virtio_pop(&b->v, 0, &b->chain) > 0;
-    b->busy = popped;
-    if (!popped && !b->stop && !b->hold && virtio_ready(&b->v))
-        more = virtq_enable_notify(&b->v.queues[0]);
-    pthread_mutex_unlock(&m->lock);
-    if (popped) {
-        written = serve_request(b);
-        pthread_mutex_lock(&m->lock);
-        virtq_push(&b->v.queues[0], &b->chain, written);
-        virtio_signal(&b->v, 0);
-        b->busy = false;
-        pthread_cond_broadcast(&b->idle);
-        pthread_mutex_unlock(&m->lock);
+    struct job *job;
+
+    if (b->stop || b->hold)
+        return false;
+    if (memory_dma_is_wanted(&m->memory))
+        return b->n_busy == 0; /* next turn, when this bracket has ended */
+    while ((job = idle_job(b))) {
+        if (virtio_pop(&b->v, 0, &job->chain) <= 0)
+            return virtio_ready(&b->v) && virtq_enable_notify(&b->v.queues[0]);
+        b->idle = job->next;
+        job->next = NULL;
+        *b->popped_end = job;
+        b->popped_end = &job->next;
+        b->n_busy++;
     }
-    memory_dma_end(&m->memory);
-    return popped || more;
+    return false;
+}
+
+static void push_finished(struct virtio_blk *b)
+{
+    struct job *job;
+    bool any = b->finished;
+
+    while ((job = take(&b->finished))) {
+        virtq_push(&b->v.queues[0], &job->chain, job->written);
+        b->n_busy--;
+        put(&b->idle, job);
+    }
+    if (any)
+        virtio_signal(&b->v, 0);
+    if (b->n_busy == 0)
+        pthread_cond_broadcast(&b->calm);
+}
+
+/* One turn; false: nothing to do until the eventfd says so. */
+static bool serve(struct virtio_blk *b)
+{
+    struct machine *m = b->v.machine;
+    struct job *job;
+    bool more;
+
+    if (!b->in_dma)
+        memory_dma_begin(&m->memory);
+    b->in_dma = true;
+    pthread_mutex_lock(&m->lock);
+    more = pop_all(b) || b->popped;
+    pthread_mutex_unlock(&m->lock);
+    while ((job = take(&b->popped)))
+        start(job);
+    b->popped_end = &b->popped;
+    cow_queue_reap(b->queue);
+    more = more || b->finished;
+    pthread_mutex_lock(&m->lock);
+    push_finished(b);
+    b->in_dma = b->n_busy > 0;
+    pthread_mutex_unlock(&m->lock);
+    if (!b->in_dma)
+        memory_dma_end(&m->memory);
+    return more;
 }
 
 static void *blk_thread(void *opaque)
 {
     struct virtio_blk *b = opaque;
     struct machine *m = b->v.machine;
+    uint64_t count;
+    bool stop;
 
     pthread_setname_np(pthread_self(), "disk");
-    pthread_mutex_lock(&m->lock);
-    while (!b->stop) {
-        if (!b->kicked) {
-            pthread_cond_wait(&b->work, &m->lock);
-            continue;
-        }
-        b->kicked = false;
-        pthread_mutex_unlock(&m->lock);
-        while (serve_one(b))
+    do {
+        while (serve(b))
             ;
+        (void)!read(b->event_fd, &count, sizeof(count));
         pthread_mutex_lock(&m->lock);
-    }
-    pthread_mutex_unlock(&m->lock);
+        stop = b->stop && b->n_busy == 0;
+        pthread_mutex_unlock(&m->lock);
+    } while (!stop);
     return NULL;
 }
 
 static void notify(struct virtio *v, unsigned queue)
 {
-    struct virtio_blk *b = of_virtio(v);
+    const uint64_t one = 1;
 
     (void)queue;
-    b->kicked = true;
-    pthread_cond_signal(&b->work);
+    (void)!write(of_virtio(v)->event_fd, &one, sizeof(one));
 }
 
-/* Waits for the request in flight only: a guest can make its ring never run dry. The kick at the
+/* Waits for the requests under way only: a guest can make its ring never run dry. The kick at the
  * end is for what was left in the ring meanwhile. */
 static void wait_idle(struct virtio *v)
 {
     struct virtio_blk *b = of_virtio(v);
 
     b->hold = true;
-    while (b->busy)
-        pthread_cond_wait(&b->idle, &v->machine->lock);
+    while (b->n_busy > 0)
+        pthread_cond_wait(&b->calm, &v->machine->lock);
     b->hold = false;
     notify(v, 0);
 }
@@ -350,17 +503,22 @@ static void blk_destroy(void *self)
 {
     struct virtio_blk *b = self;
     struct machine *m = b->v.machine;
+    struct job *job;
 
     if (b->thread_started) {
         pthread_mutex_lock(&m->lock);
         b->stop = true;
-        pthread_cond_signal(&b->work);
+        notify(&b->v, 0);
         pthread_mutex_unlock(&m->lock);
         pthread_join(b->thread, NULL);
     }
+    cow_queue_free(b->queue);
     cow_close(b->disk);
-    pthread_cond_destroy(&b->work);
-    pthread_cond_destroy(&b->idle);
+    if (b->event_fd >= 0)
+        close(b->event_fd);
+    pthread_cond_destroy(&b->calm);
+    while ((job = take(&b->idle)))
+        free(job);
     free(b);
 }
 
@@ -384,6 +542,16 @@ static void fill_config(struct virtio_blk *b)
     memcpy(b->v.config, &c, sizeof(c));
 }
 
+static int set_up_queue(struct virtio_blk *b)
+{
+    b->event_fd = eventfd(0, EFD_CLOEXEC);
+    if (b->event_fd < 0)
+        return -errno;
+    if (!idle_job(b)) /* one must do in any case */
+        return -ENOMEM;
+    return cow_queue_new(&b->queue, b->disk, COW_QUEUE_ANY, b->event_fd);
+}
+
 int virtio_blk_add(struct machine *m, struct cow_disk *disk, const char *serial)
 {
     struct virtio_blk *b = calloc(1, sizeof(*b));
@@ -394,11 +562,14 @@ int virtio_blk_add(struct machine *m, struct cow_disk *disk, const char *serial)
         return -ENOMEM;
     }
     b->disk = disk;
+    b->event_fd = -1;
+    b->popped_end = &b->popped;
     snprintf(b->serial, sizeof(b->serial), "%s", serial);
-    pthread_cond_init(&b->work, NULL);
-    pthread_cond_init(&b->idle, NULL);
+    pthread_cond_init(&b->calm, NULL);
     fill_config(b);
     r = virtio_init(&b->v, &blk_virtio, m);
+    if (r == 0)
+        r = set_up_queue(b);
     if (r == 0)
         r = -pthread_create(&b->thread, NULL, blk_thread, b);
     b->thread_started = r == 0;
