@@ -131,7 +131,7 @@ int cow_aio_uring(struct cow_aio **ret_aio, int event_fd)
         free(u);
         return r;
     }
-    r = io_uring_register_eventfd_async(&u->ring, event_fd);
+    r = io_uring_register_eventfd(&u->ring, event_fd);
     if (r == 0)
         r = limit(&u->ring);
     if (r == 0)
