@@ -157,6 +157,7 @@ static bool rig_start(struct rig *rig, uint64_t seed, unsigned bits, bool raw,
         rng_fill(&rig->rng, rig->model, backing);
         rig->backing_fd = nameless_file();
         put_bytes(rig->backing_fd, rig->model, backing, 0);
+        assert_int_equal(fsync(rig->backing_fd), 0); /* forget_cache() wants it clean */
         assert_int_equal(create_image(rig->fd, "base.raw", rig->size, bits, &err), 0);
     }
     assert_int_equal(open_image(&rig->disk, rig->fd, raw, rig->backing_fd, 0, &err), 0);
@@ -203,6 +204,15 @@ static void wait_for_some(struct rig *rig)
     cow_queue_reap(rig->queue);
 }
 
+/* Reads have to wait for the disk then, if the file system is on one. */
+static void forget_cache(struct rig *rig)
+{
+    (void)fdatasync(rig->fd);
+    (void)posix_fadvise(rig->fd, 0, 0, POSIX_FADV_DONTNEED);
+    if (rig->backing_fd >= 0)
+        (void)posix_fadvise(rig->backing_fd, 0, 0, POSIX_FADV_DONTNEED);
+}
+
 static void random_requests(unsigned bits, bool raw, enum cow_queue_kind kind)
 {
     struct rig rig;
@@ -221,6 +231,8 @@ static void random_requests(unsigned bits, bool raw, enum cow_queue_kind kind)
             assert_clean(rig.fd);
         if (rng_below(&rig.rng, 100) == 0)
             check_all(&rig);
+        if (rng_below(&rig.rng, 20) == 0)
+            forget_cache(&rig);
     }
     check_all(&rig);
     rig_end(&rig);
@@ -310,5 +322,6 @@ int main(void)
         cmocka_unit_test(test_read_only),
     };
 
+    alarm(300); /* a completion that nobody was told of */
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
