@@ -24,7 +24,7 @@
 
 /* The largest message is a full PUBLISH, well below the smallest usual socket buffer (212,992). */
 #define MS_MAX_OFFER   1024u
-#define MS_MAX_PUBLISH 32u
+#define MS_MAX_PUBLISH 16u
 #define MS_MAX_DROP    2048u
 #define MS_MAX_LOOK    1024u
 #define MS_MAX_REPACK  64u
