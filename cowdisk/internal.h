@@ -157,7 +157,7 @@ bool cow_count_put(uint8_t *block, unsigned order, uint64_t i, uint64_t count);
 /* ---- alloc.c --------------------------------------------------------------------------------- */
 
 struct cow_range {
-    uint64_t first, n; /* clusters */
+    uint64_t first, n; /* clusters, or bytes */
 };
 
 /*

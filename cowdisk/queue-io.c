@@ -92,26 +92,47 @@ static bool read_at_once(struct cow_queue *queue, struct cow_piece *piece)
     return n > 0 && !piece_skip(piece, (size_t)n);
 }
 
-static int read_data(struct cow_queue *queue, struct cow_request *request, struct cow_iter *iter,
-                     int fd, uint64_t offset, uint64_t length)
+/* What was read is compared with the hashes of a template. */
+static int read_verify(const struct cow_piece *piece)
 {
-    while (length > 0) {
+    const struct cow_request *request = piece->request;
+    struct cow_iter iter = {.iov = request->iov, .iovcnt = request->iovcnt};
+
+    if (!piece->disk->verify)
+        return 0;
+    cow_iter_skip(&iter, piece->at);
+    return cow_verify_iter(piece->disk, &iter, piece->read.first, piece->read.n);
+}
+
+/* A part of the request, `at` bytes from its beginning, is at `offset` of a disk's file. */
+static int read_data(struct cow_queue *queue, struct cow_request *request, struct cow_iter *iter,
+                     uint64_t at, struct cow_disk *disk, uint64_t offset, uint64_t length)
+{
+    int r = 0;
+
+    while (length > 0 && r == 0) {
         struct cow_piece *piece = piece_new(queue, request, COW_OP_READ);
         size_t bytes;
 
         if (!piece)
             return -ENOMEM;
-        piece->op.fd = fd;
+        piece->op.fd = cow_data_file(disk);
         piece->op.offset = offset;
         piece->op.n = cow_iter_take(iter, length, piece->vec, &bytes);
+        piece->disk = disk;
+        piece->read = (struct cow_range){.first = offset, .n = bytes};
+        piece->at = at;
+        at += bytes;
         offset += bytes;
         length -= bytes;
-        if (read_at_once(queue, piece))
+        if (read_at_once(queue, piece)) {
+            r = read_verify(piece);
             piece_free(queue, piece);
-        else
+        } else {
             piece_start(queue, piece);
+        }
     }
-    return 0;
+    return r;
 }
 
 int cow_queue_read(struct cow_queue *queue, struct cow_request *request)
@@ -126,8 +147,8 @@ int cow_queue_read(struct cow_queue *queue, struct cow_request *request)
         if (r < 0)
             return r;
         if (place.extent.kind == COW_DATA)
-            r = read_data(queue, request, &iter, cow_data_file(place.disk), place.extent.host,
-                          place.extent.length);
+            r = read_data(queue, request, &iter, offset - request->offset, place.disk,
+                          place.extent.host, place.extent.length);
         else
             r = cow_read_place(&place, &iter, offset);
         if (r < 0)
@@ -350,6 +371,8 @@ void cow_queue_op_done(struct cow_queue *queue, struct cow_op *op)
         queue->aio->ops->start(queue->aio, op);
         return;
     }
+    if (r == 0 && op->kind == COW_OP_READ)
+        r = read_verify(piece);
     piece_free(queue, piece);
     if (making) {
         int made = making_piece_done(queue, making, r);

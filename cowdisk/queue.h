@@ -27,6 +27,9 @@ struct cow_piece {
     struct cow_piece *next; /* in the list of free ones */
     struct cow_request *request;
     struct cow_making *making; /* NULL: data goes where it belongs already */
+    struct cow_disk *disk;     /* of a read: what it reads from */
+    struct cow_range read;     /* bytes of that disk */
+    uint64_t at;               /* where in the request they go */
     struct iovec vec[COW_VEC]; /* op.vec is what is left of it */
 };
 

@@ -313,13 +313,67 @@ static void test_read_only(void **state)
     rig_end(&rig);
 }
 
+/* ---- templates ------------------------------------------------------------------------------- */
+
+static void note_damage(void *opaque, uint64_t offset)
+{
+    *(uint64_t *)opaque = offset;
+}
+
+/* One flipped bit: that block cannot be read, the others can. */
+static void test_damaged_block(void **state)
+{
+    struct rig rig = {.rng.state = 9, .size = 64 * COW_BLOCK_SIZE};
+    uint64_t damage = UINT64_MAX;
+    struct cow_hashes hashes;
+    struct cow_error err;
+    uint8_t block[COW_BLOCK_SIZE];
+    int hash_fd = nameless_file();
+
+    (void)state;
+    rig.fd = nameless_file();
+    rig.event_fd = eventfd(0, EFD_CLOEXEC);
+    for (uint64_t i = 0; i < 64; i++) {
+        rng_fill(&rig.rng, block, sizeof(block));
+        put_bytes(rig.fd, block, sizeof(block), i * sizeof(block));
+    }
+    assert_int_equal(cow_hashes_write(rig.fd, hash_fd, NULL, NULL), 0);
+    assert_int_equal(cow_hashes_map(hash_fd, rig.size, &hashes, &err), 0);
+    block[1000] ^= 4; /* of the last one */
+    put_bytes(rig.fd, block, sizeof(block), 63 * sizeof(block));
+    assert_int_equal(cow_open(&rig.disk,
+                              &(struct cow_open_options){.fd = rig.fd,
+                                                         .format = COW_FORMAT_RAW,
+                                                         .flags = COW_RDONLY,
+                                                         .data_fd = -1,
+                                                         .hashes = &hashes,
+                                                         .damaged = note_damage,
+                                                         .opaque = &damage},
+                              &err),
+                     0);
+    assert_int_equal(cow_queue_new(&rig.queue, rig.disk, COW_QUEUE_ANY, rig.event_fd), 0);
+    for (int turn = 0; turn < 2; turn++) {
+        assert_int_equal(one_request(&rig, COW_READ, 62 * COW_BLOCK_SIZE, COW_BLOCK_SIZE), 0);
+        assert_int_equal(one_request(&rig, COW_READ, 62 * COW_BLOCK_SIZE + 512, 3584), 0);
+        assert_int_equal(damage, UINT64_MAX);
+        assert_int_equal(one_request(&rig, COW_READ, 63 * COW_BLOCK_SIZE + 512, 512), -EIO);
+        assert_int_equal(damage, 63 * COW_BLOCK_SIZE);
+        damage = UINT64_MAX;
+    }
+    cow_queue_free(rig.queue);
+    assert_int_equal(cow_close(rig.disk), 0);
+    cow_hashes_unmap(&hashes);
+    close(rig.event_fd);
+    close(rig.fd);
+    close(hash_fd);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_uring),
-        cmocka_unit_test(test_threads),
-        cmocka_unit_test(test_bad_requests),
-        cmocka_unit_test(test_read_only),
+        cmocka_unit_test(test_uring),         cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_bad_requests),  cmocka_unit_test(test_read_only),
+        cmocka_unit_test(test_damaged_block),
     };
 
     alarm(300); /* a completion that nobody was told of */
