@@ -34,7 +34,7 @@ expect_state() # NAME STATE
     [ "$(state_of "$1")" = "$2" ] || fail "$1 is $(state_of "$1"), not $2: $(vmctl info "$1" | grep Reason)"
 }
 
-# inside NAME COMMAND: what it prints in the guest's shell.
+# inside NAME COMMAND: what it prints in the guest's shell, without what the guest was printing before.
 inside()
 {
     rm -f in out
@@ -42,8 +42,8 @@ inside()
     vmctl console "$1" --linger 60 <in >out 2>console-error &
     console=$!
     exec 3>in
-    echo "{ $2; } 2>&1; echo END\"OF\"ANSWER" >&3
-    timeout 60 awk '/^ENDOFANSWER/ { exit } { print }' <out | tr -d '\r' || fail "no answer from $1 to: $2 $(cat console-error)"
+    echo "echo BEGIN\"OF\"ANSWER; { $2; } 2>&1; echo END\"OF\"ANSWER" >&3
+    timeout 60 awk '/BEGINOFANSWER/ { on = 1; next } /^ENDOFANSWER/ { exit } on { print }' <out | tr -d '\r' || fail "no answer from $1 to: $2 $(cat console-error)"
     exec 3>&-
     kill $console 2>/dev/null || true
     wait $console 2>/dev/null || true

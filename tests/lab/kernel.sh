@@ -8,6 +8,7 @@ dir=$1 suite=$2
 [ -f "$dir/done" ] && exit 0
 mkdir -p "$dir"
 dir=$(cd "$dir" && pwd)
+PATH=$PATH:/usr/sbin:/sbin
 work=$(mktemp -d "$dir/work.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
