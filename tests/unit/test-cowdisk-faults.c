@@ -8,6 +8,8 @@
  */
 #include "tests/unit/test-cowdisk-util.h"
 
+#include <pthread.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -21,6 +23,10 @@ struct change {
     uint8_t *data; /* NULL: a hole */
     bool size;     /* the file's length became `offset` */
 };
+
+/* Held while a change is remembered and made, and while the power fails: changes may come from
+ * several threads. */
+static pthread_mutex_t shim_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static struct {
     dev_t device;
@@ -74,7 +80,7 @@ static bool out_of_space(void)
     return shim.full;
 }
 
-ssize_t pwrite(int fd, const void *data, size_t length, off_t offset)
+static ssize_t locked_pwrite(int fd, const void *data, size_t length, off_t offset)
 {
     if (watched(fd)) {
         if (out_of_space()) {
@@ -88,6 +94,16 @@ ssize_t pwrite(int fd, const void *data, size_t length, off_t offset)
         remember((uint64_t)offset, length, data, false);
     }
     return syscall(SYS_pwrite64, fd, data, length, offset);
+}
+
+ssize_t pwrite(int fd, const void *data, size_t length, off_t offset)
+{
+    ssize_t n;
+
+    pthread_mutex_lock(&shim_lock);
+    n = locked_pwrite(fd, data, length, offset);
+    pthread_mutex_unlock(&shim_lock);
+    return n;
 }
 
 ssize_t pwritev(int fd, const struct iovec *iov, int n, off_t offset)
@@ -149,7 +165,9 @@ int fdatasync(int fd)
         }
         if (shim.before_sync)
             shim.before_sync(shim.opaque);
+        pthread_mutex_lock(&shim_lock);
         make_durable(fd);
+        pthread_mutex_unlock(&shim_lock);
     }
     return 0;
 }
@@ -532,6 +550,149 @@ static void test_power_snapshot(void **state)
     run_power_cuts(18, 16, 4 << 20, 150, true);
 }
 
+/* ---- power, while many requests are under way ---- */
+
+#define JOBS 24
+
+struct job {
+    struct cow_request request;
+    struct iovec iov;
+    uint8_t *data; /* NULL: not under way */
+};
+
+struct busy_disk {
+    struct disk d;
+    struct cow_queue *queue;
+    struct job job[JOBS];
+    struct cow_request flush;
+    bool flushing;
+    uint32_t *floor; /* per sector: its newest version when the flush was submitted */
+};
+
+static void busy_write_done(struct cow_request *request)
+{
+    struct job *job = request->opaque;
+
+    assert_int_equal(request->result, 0);
+    free(job->data);
+    job->data = NULL;
+}
+
+/* What was done before the flush was submitted can no longer be lost. */
+static void busy_flush_done(struct cow_request *request)
+{
+    struct busy_disk *b = request->opaque;
+
+    assert_int_equal(request->result, 0);
+    b->flushing = false;
+    for (uint64_t i = 0; i < b->d.size / SECTOR; i++) {
+        struct sector_history *h = &b->d.history[i];
+        h->n -= b->floor[i];
+        memmove(h->mark, h->mark + b->floor[i], h->n * sizeof(h->mark[0]));
+    }
+}
+
+static bool is_under_way(const struct busy_disk *b, uint64_t offset, uint64_t length)
+{
+    for (unsigned i = 0; i < JOBS; i++) {
+        const struct cow_request *r = &b->job[i].request;
+        if (b->job[i].data && r->offset < offset + length && offset < r->offset + r->length)
+            return true;
+    }
+    return false;
+}
+
+/* Never two writes to a sector at a time, and no more versions than can be told apart. */
+static void busy_write(struct busy_disk *b, struct job *job)
+{
+    struct disk *d = &b->d;
+    uint64_t offset = rng_below(&d->rng, d->size / SECTOR) * SECTOR;
+    uint64_t length = (1 + rng_below(&d->rng, 24)) * SECTOR;
+
+    if (length > d->size - offset)
+        length = d->size - offset;
+    if (job->data || is_under_way(b, offset, length))
+        return;
+    for (uint64_t i = offset / SECTOR; i < (offset + length) / SECTOR; i++) {
+        if (d->history[i].n == MAX_VERSIONS)
+            return;
+    }
+    job->data = malloc(length);
+    rng_fill(&d->rng, job->data, length);
+    for (uint64_t i = 0; i < length / SECTOR; i++)
+        add_version(d, offset / SECTOR + i, mark_of(job->data + i * SECTOR));
+    memcpy(d->model + offset, job->data, length);
+    job->iov = (struct iovec){.iov_base = job->data, .iov_len = length};
+    job->request = (struct cow_request){.kind = COW_WRITE,
+                                        .iov = &job->iov,
+                                        .iovcnt = 1,
+                                        .offset = offset,
+                                        .length = length,
+                                        .done = busy_write_done,
+                                        .opaque = job};
+    cow_queue_submit(b->queue, &job->request);
+}
+
+/* Only what is done is sure to be flushed: versions under way are newer than the floor. */
+static void busy_flush(struct busy_disk *b)
+{
+    if (b->flushing)
+        return;
+    for (uint64_t i = 0; i < b->d.size / SECTOR; i++) {
+        bool busy = is_under_way(b, i * SECTOR, SECTOR);
+        b->floor[i] = b->d.history[i].n - 1 - busy;
+    }
+    b->flushing = true;
+    b->flush = (struct cow_request){.kind = COW_FLUSH, .done = busy_flush_done, .opaque = b};
+    cow_queue_submit(b->queue, &b->flush);
+}
+
+static void busy_cut(struct busy_disk *b, uint8_t *image)
+{
+    uint64_t bytes;
+
+    pthread_mutex_lock(&shim_lock);
+    bytes = cut_power(&b->d.rng, image);
+    pthread_mutex_unlock(&shim_lock);
+    check_cut(&b->d, image, bytes);
+}
+
+static void test_power_many_requests(void **state)
+{
+    struct busy_disk *b = calloc(1, sizeof(*b));
+    const char *more = getenv("CUT_FACTOR");
+    int event_fd = eventfd(0, EFD_CLOEXEC), steps = 800 * (more ? atoi(more) : 1);
+    uint64_t size = 1 << 20, capacity = 5 * size;
+    uint8_t *image = malloc(capacity);
+
+    (void)state;
+    disk_start(&b->d, 15, 14, size);
+    b->floor = calloc(size / SECTOR, sizeof(*b->floor));
+    shim_start(b->d.fd, capacity);
+    assert_int_equal(cow_queue_new(&b->queue, b->d.cow, COW_QUEUE_THREADS, event_fd), 0);
+    for (int i = 0; i < steps; i++) {
+        for (unsigned k = 0; k < JOBS; k++)
+            busy_write(b, &b->job[k]);
+        if (rng_below(&b->d.rng, 4) == 0)
+            busy_flush(b);
+        cow_queue_reap(b->queue);
+        busy_cut(b, image);
+        if (rng_below(&b->d.rng, 8) == 0)
+            cow_queue_drain(b->queue);
+    }
+    cow_queue_drain(b->queue);
+    cow_queue_free(b->queue);
+    disk_equals_model(b->d.cow, &b->d);
+    assert_int_equal(cow_close(b->d.cow), 0);
+    shim_end();
+    assert_clean(b->d.fd);
+    disk_end(&b->d);
+    close(event_fd);
+    free(b->floor);
+    free(image);
+    free(b);
+}
+
 /* A cut inside of a commit: between any two of its steps. */
 static void test_power_inside_commit(void **state)
 {
@@ -644,10 +805,15 @@ static void test_full_then_room(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_power_512),         cmocka_unit_test(test_power_4k),
-        cmocka_unit_test(test_power_8k),          cmocka_unit_test(test_power_64k),
-        cmocka_unit_test(test_power_snapshot),    cmocka_unit_test(test_power_inside_commit),
-        cmocka_unit_test(test_full_now_and_then), cmocka_unit_test(test_full_then_room),
+        cmocka_unit_test(test_power_512),
+        cmocka_unit_test(test_power_4k),
+        cmocka_unit_test(test_power_8k),
+        cmocka_unit_test(test_power_64k),
+        cmocka_unit_test(test_power_snapshot),
+        cmocka_unit_test(test_power_inside_commit),
+        cmocka_unit_test(test_power_many_requests),
+        cmocka_unit_test(test_full_now_and_then),
+        cmocka_unit_test(test_full_then_room),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
