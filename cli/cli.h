@@ -302,6 +302,25 @@ void cli_progress_start(struct cli_progress *progress, const char *format, ...)
 void cli_progress_show(struct cli_progress *progress, double fraction); /* 0..1 */
 void cli_progress_end(struct cli_progress *progress);
 
+/* ---- job.c ---- */
+
+/* A job of vmmd that is waited for. */
+struct cli_job {
+    const char *what; /* "import": for messages */
+    char *path;       /* object path; NULL until vmmd has told it */
+    struct cli_progress progress;
+    bool finished;
+    char *state, *error;
+};
+
+/* Listens for the end of jobs, and to signals; before the job is asked for. */
+int cli_job_prepare(struct cli *cli, struct cli_job *job);
+/* Takes the path of the job out of the reply, which it unrefs. */
+int cli_job_take(struct cli_job *job, DBusMessage *reply);
+/* Until it has ended; an interrupt cancels it. -1, and the reason was told, if not well. */
+int cli_job_wait(struct cli *cli, struct cli_job *job);
+void cli_job_free(struct cli_job *job);
+
 /* ---- watch.c ---- */
 
 struct cli_watched {
@@ -335,6 +354,7 @@ int cli_is_at_login(const struct cli_watched *guest, void *opaque);
 /* ---- commands ---- */
 
 int cli_template_import(struct cli *cli, const struct cli_args *args);
+int cli_template_verify(struct cli *cli, const struct cli_args *args);
 int cli_template_list(struct cli *cli, const struct cli_args *args);
 int cli_template_info(struct cli *cli, const struct cli_args *args);
 int cli_template_delete(struct cli *cli, const struct cli_args *args);

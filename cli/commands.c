@@ -9,6 +9,8 @@
 const struct cli_command cli_commands[] = {
     {"template import", "NAME", {OPT_DISK}, {OPT_KERNEL, OPT_INITRD, OPT_CMDLINE, OPT_PASSPHRASE, OPT_SNAPSHOT},
      "make a template of a disk image", cli_template_import},
+    {"template verify", "NAME", {0}, {0}, "read all of a template and compare it with its hashes",
+     cli_template_verify},
     {"template list", "", {0}, {0}, "list templates", cli_template_list},
     {"template info", "NAME...", {0}, {0}, "tell all about templates", cli_template_info},
     {"template delete", "NAME...", {0}, {0},

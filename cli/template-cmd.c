@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * vmctl template import, list, info, delete.
+ * vmctl template import, verify, list, info, delete.
  *
- * Files are opened here and passed as descriptors: vmmd reads what the caller may read. An import
- * that is interrupted is cancelled.
+ * Files are opened here and passed as descriptors: vmmd reads what the caller may read.
  */
 #include "cli/cli.h"
 
@@ -15,13 +14,6 @@
 #include <unistd.h>
 
 /* ---- import ---- */
-
-struct import {
-    char *job; /* object path; NULL until vmmd has told it */
-    struct cli_progress progress;
-    bool finished;
-    char *state, *error;
-};
 
 static int open_input(const char *path)
 {
@@ -38,53 +30,6 @@ static int open_input(const char *path)
         return -1;
     }
     return fd;
-}
-
-static void on_progress(void *opaque, DBusMessage *signal)
-{
-    struct import *import = opaque;
-    DBusMessageIter iter, dict, value;
-    const char *key;
-
-    if (!import->job || strcmp(dbus_message_get_path(signal), import->job) ||
-        !dbus_message_has_signature(signal, "sa{sv}as"))
-        return;
-    dbus_message_iter_init(signal, &iter);
-    dbus_message_iter_next(&iter);
-    dbus_message_iter_recurse(&iter, &dict);
-    while (bus_dict_next(&dict, &key, &value)) {
-        double fraction;
-
-        if (!strcmp(key, "Progress") && bus_get(&value, DBUS_TYPE_DOUBLE, &fraction))
-            cli_progress_show(&import->progress, fraction);
-    }
-}
-
-static void on_finished(void *opaque, DBusMessage *signal)
-{
-    struct import *import = opaque;
-    const char *state, *error, *result;
-
-    if (import->finished || !import->job || strcmp(dbus_message_get_path(signal), import->job) ||
-        !dbus_message_get_args(signal, NULL, DBUS_TYPE_STRING, &state, DBUS_TYPE_STRING, &error,
-                               DBUS_TYPE_STRING, &result, DBUS_TYPE_INVALID))
-        return;
-    import->finished = true;
-    import->state = strdup(state);
-    import->error = strdup(error);
-}
-
-static int subscribe(struct cli *cli, struct import *import)
-{
-    struct bus_error err;
-
-    if (bus_match(cli->bus, CLI_NAME, CLI_ROOT "/job/", DBUS_INTERFACE_PROPERTIES,
-                  "PropertiesChanged", on_progress, import, &err) == 0 &&
-        bus_match(cli->bus, CLI_NAME, CLI_ROOT "/job/", CLI_JOB, "Finished", on_finished, import,
-                  &err) == 0)
-        return 0;
-    cli_tell("%s", err.text);
-    return -1;
 }
 
 /* Opens the file an option names and puts its descriptor into the options. */
@@ -131,11 +76,10 @@ static int fill_request(DBusMessage *message, const struct cli_args *args)
     return bus_dict_close(&iter, &dict) ? 0 : -1;
 }
 
-static int request(struct cli *cli, const struct cli_args *args, struct import *import)
+static int request(struct cli *cli, const struct cli_args *args, struct cli_job *job)
 {
     DBusMessage *message = bus_method(CLI_NAME, CLI_ROOT, CLI_MANAGER, "ImportTemplate");
     DBusMessage *reply;
-    const char *job;
 
     if (message && fill_request(message, args) < 0) {
         dbus_message_unref(message);
@@ -143,72 +87,45 @@ static int request(struct cli *cli, const struct cli_args *args, struct import *
     }
     if (cli_send(cli, message, &reply) < 0)
         return -1;
-    if (dbus_message_get_args(reply, NULL, DBUS_TYPE_OBJECT_PATH, &job, DBUS_TYPE_INVALID))
-        import->job = strdup(job);
-    dbus_message_unref(reply);
-    return import->job ? 0 : -1;
-}
-
-/* The signal may have been sent before we knew which job is ours; then its properties tell. */
-static void look_at_job(struct cli *cli, struct import *import)
-{
-    struct bus_error err;
-    char *state;
-
-    if (bus_get_property(cli->bus, CLI_NAME, import->job, CLI_JOB, "State", DBUS_TYPE_STRING,
-                         &state, &err) < 0)
-        return;
-    if (!strcmp(state, "running")) {
-        free(state);
-        return;
-    }
-    import->finished = true;
-    import->state = state;
-    if (bus_get_property(cli->bus, CLI_NAME, import->job, CLI_JOB, "Error", DBUS_TYPE_STRING,
-                         &import->error, &err) < 0)
-        import->error = NULL;
-}
-
-static int wait_finished(struct cli *cli, struct import *import)
-{
-    int r = 0;
-
-    look_at_job(cli, import);
-    while (!import->finished && r == 0) {
-        r = cli_wait(cli, -1);
-        if (r == -EINTR) {
-            cli_progress_end(&import->progress);
-            cli_tell("interrupted: cancelling the import");
-            cli_call(cli, NULL, import->job, CLI_JOB, "Cancel", DBUS_TYPE_INVALID);
-            return -1;
-        }
-    }
-    cli_progress_end(&import->progress);
-    if (r < 0)
-        return -1;
-    if (import->state && !strcmp(import->state, "done"))
-        return 0;
-    cli_tell("the import %s%s%s", import->state ? import->state : "failed",
-             import->error && *import->error ? ": " : "", import->error ? import->error : "");
-    return -1;
+    return cli_job_take(job, reply);
 }
 
 int cli_template_import(struct cli *cli, const struct cli_args *args)
 {
-    struct import import = {0};
-    int r = cli_catch_signals(cli); /* before there is something to cancel */
+    struct cli_job job = {.what = "import"};
+    int r = cli_job_prepare(cli, &job);
 
     if (r == 0)
-        r = subscribe(cli, &import);
-    if (r == 0)
-        r = request(cli, args, &import);
+        r = request(cli, args, &job);
     if (r == 0) {
-        cli_progress_start(&import.progress, "importing %s", args->name[0]);
-        r = wait_finished(cli, &import);
+        cli_progress_start(&job.progress, "importing %s", args->name[0]);
+        r = cli_job_wait(cli, &job);
     }
-    free(import.job);
-    free(import.state);
-    free(import.error);
+    cli_job_free(&job);
+    return r < 0 ? CLI_FAILED : CLI_DONE;
+}
+
+/* ---- verify ---- */
+
+int cli_template_verify(struct cli *cli, const struct cli_args *args)
+{
+    struct cli_job job = {.what = "verification"};
+    char *path = NULL;
+    DBusMessage *reply;
+    int r = cli_job_prepare(cli, &job);
+
+    if (r == 0) {
+        path = cli_template_path(cli, args->name[0]);
+        r = path ? cli_call(cli, &reply, path, CLI_TEMPLATE, "Verify", DBUS_TYPE_INVALID) : -1;
+    }
+    if (r == 0)
+        r = cli_job_take(&job, reply);
+    if (r == 0) {
+        cli_progress_start(&job.progress, "verifying %s", args->name[0]);
+        r = cli_job_wait(cli, &job);
+    }
+    free(path);
+    cli_job_free(&job);
     return r < 0 ? CLI_FAILED : CLI_DONE;
 }
 

@@ -55,7 +55,7 @@ _vmctl_complete()
     done
     case $command in
     "") words="$(_vmctl_lines | cut -d ' ' -f 1 | sort -u) help --help --version --bus-address --format" ;;
-    template) words="import list info delete" ;;
+    template) words="import verify list info delete" ;;
     image) words="info check create convert commit rebase resize snapshots" ;;
     *)
         line=$(_vmctl_lines | grep -m 1 "^$command\( \|$\)")
@@ -64,7 +64,7 @@ _vmctl_complete()
         -*) ;;
         *)
             case $command in
-            create | run | "template info" | "template delete") words="$words $(_vmctl_names template)" ;;
+            create | run | "template info" | "template delete" | "template verify") words="$words $(_vmctl_names template)" ;;
             image\ *)
                 compopt -o filenames
                 mapfile -t COMPREPLY < <(compgen -f -- "$cur")

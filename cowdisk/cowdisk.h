@@ -443,6 +443,7 @@ int cow_check(int fd, unsigned flags, struct cow_check_result *ret_result, cow_p
  * 0 after COW_IMPORT_DONE, 1 after COW_IMPORT_FAILED.
  *
  * vmmd-import [--kernel] [--initrd] [--cmdline TEXT] [--passphrase] [--snapshot S]
+ * vmmd-import --verify
  *
  * - fd 3: status socket, SOCK_SEQPACKET
  * - fd 4: source image, read-only: raw, qcow2 or qcow, told by its first bytes
@@ -453,6 +454,10 @@ int cow_check(int fd, unsigned flags, struct cow_check_result *ret_result, cow_p
  * - fd 8: initrd, likewise with --initrd
  * - fd 9: with --passphrase: a file, read-only, whose first line decrypts the source if it is
  *   encrypted with AES. Whether it was the right one cannot be told but by what is then found.
+ *
+ * With --verify alone nothing is imported: fd 4 is the disk of a template and fd 6 its hash file,
+ * both read-only; they are compared, FAILED names the first damaged blocks. What the other fds are
+ * does not matter.
  *
  * With --snapshot an internal snapshot of the source, by id or name, instead of its current state.
  * Without --cmdline the command line is found: root= from the image's own file systems, e.g.

@@ -21,6 +21,7 @@ struct event;
 struct event_base;
 struct guest;
 struct import;
+struct verify;
 struct job;
 struct pressure;
 struct shares;
@@ -56,6 +57,7 @@ TAILQ_HEAD(template_list, template);
 TAILQ_HEAD(job_list, job);
 LIST_HEAD(batch_list, batch);
 LIST_HEAD(import_list, import);
+LIST_HEAD(verify_list, verify);
 
 struct daemon {
     struct event_base *base;
@@ -76,6 +78,7 @@ struct daemon {
     struct job_list jobs;
     struct batch_list batches; /* guests being created */
     struct import_list imports;
+    struct verify_list verifies; /* of templates */
     unsigned n_guests;
     uint64_t next_job, next_cookie;
     struct shares *shares;

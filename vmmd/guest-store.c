@@ -116,8 +116,13 @@ static int create_overlay(int dir_fd, const struct guest_config *config,
         .backing_name = backing,
         .backing_format = COW_FORMAT_RAW,
     };
+    struct cow_identity identity;
     int fd, r;
 
+    r = template_identity(tmpl, &identity, problem);
+    if (r < 0)
+        return r;
+    options.backing_identity = &identity;
     snprintf(backing, sizeof(backing), "%s/" TEMPLATE_DISK, tmpl->path);
     fd = openat(dir_fd, OVERLAY_NAME, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd < 0)

@@ -109,6 +109,7 @@ static void send_setup(struct guest *guest)
     struct proto_msg msg;
     struct problem problem;
 
+    guest->n_damaged = 0;
     proto_init(&msg, PROTO_SETUP);
     snprintf(msg.setup.name, sizeof(msg.setup.name), "%s", guest->config.name);
     snprintf(msg.setup.cmdline, sizeof(msg.setup.cmdline), "%s", tmpl ? tmpl->info.cmdline : "");
@@ -241,6 +242,23 @@ static int on_device(struct guest *guest, const struct proto_text *text)
     return 0;
 }
 
+static int on_damaged(struct guest *guest, const struct proto_damaged *damaged)
+{
+    const struct template *tmpl = template_find(guest->daemon, guest->config.tmpl);
+
+    if (!tmpl)
+        return 0;
+    if (damaged->offset >= tmpl->info.size || damaged->offset % BLOCK_BYTES != 0 ||
+        guest->n_damaged >= PROTO_DAMAGED_MAX)
+        return breach(guest, "a damaged block that its template cannot have");
+    guest->n_damaged++;
+    daemon_happened(guest->daemon, "template-damaged", tmpl->name,
+                    "the block at byte %llu of %s/" TEMPLATE_DISK
+                    " is not what was imported; guest %s reads it in vain",
+                    (unsigned long long)damaged->offset, tmpl->path, guest->config.name);
+    return 0;
+}
+
 static int on_login(struct guest *guest)
 {
     if (guest->login)
@@ -259,6 +277,7 @@ static int handle(struct guest *guest, const struct proto_msg *msg)
     case PROTO_LOGIN: return on_login(guest);
     case PROTO_MEMORY: return on_memory(guest, &msg->memory);
     case PROTO_DEVICE: return on_device(guest, &msg->text);
+    case PROTO_DAMAGED: return on_damaged(guest, &msg->damaged);
     default: return breach(guest, "a message of the wrong direction");
     }
 }

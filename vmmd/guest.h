@@ -92,8 +92,10 @@ struct guest {
     struct history_counters counters_before; /* of this one */
     bool memory_dirty;
     char device_error[PROTO_TEXT_MAX];
-    uint64_t device_reported;            /* when that was last logged */
-    uint64_t window_start, window_count; /* messages in the running second */
+    uint64_t device_reported;
+    unsigned n_damaged;
+    /* blocks of its template that its process told of */ /* when that was last logged */
+    uint64_t window_start, window_count;                  /* messages in the running second */
 
     struct child *process;
     int sock; /* connection to the guest process */

@@ -35,6 +35,7 @@ static const struct shape shapes[] = {
     {PROTO_LOGIN, 0, 0},
     {PROTO_MEMORY, sizeof(struct proto_memory), 0},
     {PROTO_DEVICE, sizeof(struct proto_text), 0},
+    {PROTO_DAMAGED, sizeof(struct proto_damaged), 0},
 };
 
 static const struct shape *shape_of(uint32_t type)

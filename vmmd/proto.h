@@ -23,13 +23,14 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define PROTO_VERSION     2u
+#define PROTO_VERSION     3u
 #define PROTO_MAGIC       0x766d6d64u /* "vmmd" */
 #define PROTO_MAX_FDS     16
 #define PROTO_NAME_MAX    64
 #define PROTO_CMDLINE_MAX 2048
 #define PROTO_TEXT_MAX    512
-#define PROTO_LISTEN_FD   3 /* in vmmd-guest */
+#define PROTO_DAMAGED_MAX 64 /* blocks that one guest process tells of */
+#define PROTO_LISTEN_FD   3  /* in vmmd-guest */
 
 enum proto_type {
     /* vmmd -> guest process */
@@ -50,6 +51,7 @@ enum proto_type {
     PROTO_MEMORY = 67, /* struct proto_memory */
     PROTO_DEVICE =
         68, /* struct proto_text: a device failed (malformed queue, ...); the guest runs on */
+    PROTO_DAMAGED = 69, /* struct proto_damaged: once for each block, up to PROTO_DAMAGED_MAX */
 };
 
 enum proto_guest_state {
@@ -140,6 +142,11 @@ struct proto_memory {
     uint32_t settled, reserved;
 };
 
+/* A block of the template does not match its hash; what read it got an I/O error. */
+struct proto_damaged {
+    uint64_t offset; /* bytes, of the template's disk */
+};
+
 struct proto_text {
     char text[PROTO_TEXT_MAX];
 };
@@ -156,6 +163,7 @@ struct proto_msg {
         struct proto_state state;
         struct proto_memory memory;
         struct proto_text text;
+        struct proto_damaged damaged;
     };
     int fds[PROTO_MAX_FDS]; /* received or to send; -1 where none */
     int n_fds;

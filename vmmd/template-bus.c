@@ -5,6 +5,7 @@
 #include "vmmd/adapter.h"
 #include "vmmd/guest.h"
 #include "vmmd/template.h"
+#include "vmmd/verify.h"
 
 #include <string.h>
 
@@ -16,6 +17,20 @@ static void delete (void *object, struct bus_call *call)
         adapter_fail(call, &problem);
     else
         bus_call_return(call, DBUS_TYPE_INVALID);
+}
+
+static void verify(void *object, struct bus_call *call)
+{
+    char path[ADAPTER_PATH_MAX], *result = path;
+    struct problem problem;
+    struct job *job;
+
+    if (verify_start(object, &job, &problem) < 0) {
+        adapter_fail(call, &problem);
+        return;
+    }
+    adapter_job_path(job->id, path);
+    bus_call_return(call, DBUS_TYPE_OBJECT_PATH, &result, DBUS_TYPE_INVALID);
 }
 
 static bool get_name(void *object, DBusMessageIter *iter)
@@ -81,7 +96,11 @@ static bool get_guests(void *object, DBusMessageIter *iter)
     return false;
 }
 
-static const struct bus_method_entry methods[] = {{.name = "Delete", .call = delete}, {0}};
+static const struct bus_method_entry methods[] = {
+    {.name = "Delete", .call = delete},
+    {.name = "Verify", .out = BUS_ARGS({"job", "o"}), .call = verify},
+    {0},
+};
 
 static const struct bus_property_entry properties[] = {
     {.name = "Name", .type = "s", .get = get_name, .flags = BUS_CONST},

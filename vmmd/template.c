@@ -191,6 +191,28 @@ int template_open(const struct template *tmpl, struct template_fds *ret_fds,
     return 0;
 }
 
+int template_open_changed(const struct template *tmpl, struct template_fds *ret_fds,
+                          struct problem *problem)
+{
+    struct template_fds fds = {-1, -1, -1, -1};
+    int dir = open(tmpl->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int r;
+
+    if (dir < 0)
+        return problem_errno(problem, -errno, "template %s: cannot open %s", tmpl->name,
+                             tmpl->path);
+    r = open_file(tmpl, dir, TEMPLATE_DISK, &fds.disk, problem);
+    if (r == 0)
+        r = open_file(tmpl, dir, TEMPLATE_HASHES, &fds.hashes, problem);
+    close(dir);
+    if (r < 0) {
+        template_close(&fds);
+        return r;
+    }
+    *ret_fds = fds;
+    return 0;
+}
+
 void template_close(struct template_fds *fds)
 {
     int *all[] = {&fds->kernel, &fds->initrd, &fds->disk, &fds->hashes};
@@ -200,6 +222,27 @@ void template_close(struct template_fds *fds)
             close(*all[i]);
         *all[i] = -1;
     }
+}
+
+int template_identity(const struct template *tmpl, struct cow_identity *ret_identity,
+                      struct problem *problem)
+{
+    int dir = open(tmpl->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC), fd = -1, r;
+    struct cow_error err = {{0}};
+
+    if (dir < 0)
+        return problem_errno(problem, -errno, "template %s: cannot open %s", tmpl->name,
+                             tmpl->path);
+    r = open_file(tmpl, dir, TEMPLATE_HASHES, &fd, problem);
+    close(dir);
+    if (r < 0)
+        return r;
+    r = cow_hashes_identity(fd, tmpl->info.size, ret_identity, &err);
+    close(fd);
+    if (r < 0)
+        return problem_set(problem, PROBLEM_BAD_IMAGE, "template %s: %s/" TEMPLATE_HASHES ": %s",
+                           tmpl->name, tmpl->path, err.text);
+    return 0;
 }
 
 uint64_t template_disk_usage(const struct template *tmpl)

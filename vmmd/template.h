@@ -7,6 +7,7 @@
 #ifndef VMMD_TEMPLATE_H
 #define VMMD_TEMPLATE_H
 
+#include "cowdisk/cowdisk.h"
 #include "vmmd/daemon.h"
 #include "vmmd/name.h"
 
@@ -54,7 +55,14 @@ int template_add(struct daemon *daemon, const char *name, const struct template_
 /* Opens the files, having checked that the disk is the one that was imported. */
 int template_open(const struct template *tmpl, struct template_fds *ret_fds,
                   struct problem *problem);
+/* Only disk and hashes, changed or not, to be verified. */
+int template_open_changed(const struct template *tmpl, struct template_fds *ret_fds,
+                          struct problem *problem);
 void template_close(struct template_fds *fds);
+
+/* What overlays record of it. BadImage: its hash file is damaged. */
+int template_identity(const struct template *tmpl, struct cow_identity *ret_identity,
+                      struct problem *problem);
 
 uint64_t template_disk_usage(const struct template *tmpl); /* bytes allocated on the host */
 

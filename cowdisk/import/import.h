@@ -31,6 +31,7 @@ enum import_fd {
 struct import {
     bool own_kernel, own_initrd; /* given by the caller, only to be checked */
     bool has_passphrase;
+    bool verify;    /* nothing is imported */
     bool encrypted; /* the image was, and the passphrase may have been wrong: nobody can tell */
     const char *cmdline;  /* NULL: find it */
     const char *snapshot; /* NULL: the current state */
@@ -52,6 +53,10 @@ int import_allow_hashes(uint64_t disk_bytes);
 int import_copy(struct import *import);
 /* Notes the size of the disk, if it can be imported. */
 int import_check_size(struct import *import, uint64_t disk_bytes);
+
+/* ---- verify.c */
+/* Compares the disk with its hashes; nothing else is done then. -EILSEQ: it is damaged. */
+int import_verify(struct import *import);
 
 /* ---- old.c */
 /* Is the source an image for libqcow? */

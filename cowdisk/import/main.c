@@ -16,9 +16,13 @@
 static int parse_arguments(struct import *import, int argc, char **argv)
 {
     static const struct option options[] = {
-        {"kernel", no_argument, NULL, 'k'},         {"initrd", no_argument, NULL, 'i'},
-        {"cmdline", required_argument, NULL, 'c'},  {"passphrase", no_argument, NULL, 'p'},
-        {"snapshot", required_argument, NULL, 's'}, {0},
+        {"kernel", no_argument, NULL, 'k'},
+        {"initrd", no_argument, NULL, 'i'},
+        {"cmdline", required_argument, NULL, 'c'},
+        {"passphrase", no_argument, NULL, 'p'},
+        {"snapshot", required_argument, NULL, 's'},
+        {"verify", no_argument, NULL, 'v'},
+        {0},
     };
     int option;
 
@@ -29,6 +33,7 @@ static int parse_arguments(struct import *import, int argc, char **argv)
         case 'c': import->cmdline = optarg; break;
         case 'p': import->has_passphrase = true; break;
         case 's': import->snapshot = optarg; break;
+        case 'v': import->verify = true; break;
         default: return -EINVAL;
         }
     }
@@ -79,6 +84,8 @@ static int run(struct import *import)
 {
     int r = import_enter_sandbox(&import->error);
 
+    if (r == 0 && import->verify)
+        return import_verify(import);
     if (r == 0)
         r = import_copy(import);
     if (r == 0)
@@ -112,6 +119,7 @@ int main(int argc, char **argv)
     if (r == -EINVAL) {
         fprintf(stderr, "usage: vmmd-import [--kernel] [--initrd] [--cmdline TEXT] [--passphrase] "
                         "[--snapshot S]\n"
+                        "       vmmd-import --verify\n"
                         "(started by vmmd, with its files on fds 3 to 9)\n");
         return 2;
     }

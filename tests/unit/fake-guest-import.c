@@ -2,7 +2,8 @@
 /*
  * fake-guest-import: a vmmd-import that understands nothing, to test the daemon with: it copies the
  * image byte by byte and makes up the rest. The image's first word says what it does: "fail",
- * "crash", "lie", "hang", "nokernel", or anything else: a good import.
+ * "crash", "lie", "hang", "nokernel", or anything else: a good import. With --verify all is good,
+ * but "slow" never ends.
  */
 #include "cowdisk/cowdisk.h"
 
@@ -66,19 +67,26 @@ int FAKE_IMPORT_MAIN(int argc, char **argv);
 int FAKE_IMPORT_MAIN(int argc, char **argv)
 {
     struct cow_import_msg msg = {.type = COW_IMPORT_DONE};
-    bool kernel = false, initrd = false;
+    bool kernel = false, initrd = false, verify = false;
     const char *cmdline = "root=/dev/vda1 ro console=ttyS0";
     char word[16] = "";
 
     for (int i = 1; i < argc; i++) {
         kernel = kernel || strcmp(argv[i], "--kernel") == 0;
         initrd = initrd || strcmp(argv[i], "--initrd") == 0;
+        verify = verify || strcmp(argv[i], "--verify") == 0;
         if (strcmp(argv[i], "--cmdline") == 0 && i + 1 < argc)
             cmdline = argv[++i];
     }
     if (pread(SOURCE, word, sizeof(word) - 1, 0) < 0)
         import_fail("cannot read");
     import_misbehave(word);
+    if (verify) {
+        if (strncmp(word, "slow", 4) == 0)
+            pause();
+        import_say(&msg);
+        return 0;
+    }
     msg.disk_bytes = import_copy();
     if (cow_hashes_write(DISK, HASHES, NULL, NULL) < 0)
         import_fail("cannot hash");

@@ -73,12 +73,36 @@ static int init_machine(struct worker *w, const struct proto_setup *setup, int k
     return machine_init(&w->machine, &config, text, size);
 }
 
-/* The overlay over the raw template, if there is one. */
-static int open_disk(const struct setup_fds *f, struct cow_disk **ret_disk, char *text, size_t size)
+/* The hashes of the template's blocks: what is read from it is compared with them, and pages are
+ * found by them. */
+static int map_hashes(struct worker *w, const struct setup_fds *f, char *text, size_t size)
 {
-    struct cow_open_options base = {
-        .fd = f->template_disk, .format = COW_FORMAT_RAW, .flags = COW_RDONLY, .data_fd = -1};
-    struct cow_open_options overlay = {.fd = f->overlay, .format = COW_FORMAT_QCOW2, .data_fd = -1};
+    struct cow_error error = {{0}};
+    struct stat st;
+    int r = fstat(f->template_disk, &st) < 0
+                ? -errno
+                : cow_hashes_map(f->hashes, (uint64_t)st.st_size, &w->hashes, &error);
+
+    if (r < 0)
+        snprintf(text, size, "template hashes: %s", error.text[0] ? error.text : strerror(-r));
+    return r;
+}
+
+/* The overlay over the raw template, if there is one. */
+static int open_disk(struct worker *w, const struct setup_fds *f, struct cow_disk **ret_disk,
+                     char *text, size_t size)
+{
+    struct cow_open_options base = {.fd = f->template_disk,
+                                    .format = COW_FORMAT_RAW,
+                                    .flags = COW_RDONLY,
+                                    .data_fd = -1,
+                                    .hashes = &w->hashes,
+                                    .damaged = worker_on_damaged,
+                                    .opaque = w};
+    struct cow_open_options overlay = {.fd = f->overlay,
+                                       .format = COW_FORMAT_QCOW2,
+                                       .data_fd = -1,
+                                       .backing_identity = &w->hashes.identity};
     struct cow_error error = {{0}};
     int r = f->template_disk >= 0 ? cow_open(&overlay.backing, &base, &error) : 0;
 
@@ -98,8 +122,10 @@ static int open_disk(const struct setup_fds *f, struct cow_disk **ret_disk, char
 static int add_disk(struct worker *w, const struct setup_fds *f, char *text, size_t size)
 {
     struct cow_disk *disk;
-    int r = open_disk(f, &disk, text, size);
+    int r = f->template_disk >= 0 ? map_hashes(w, f, text, size) : 0;
 
+    if (r == 0)
+        r = open_disk(w, f, &disk, text, size);
     if (r < 0)
         return r;
     r = virtio_blk_add(&w->machine, disk, "vmmd-disk-0");
@@ -167,27 +193,16 @@ static int run_frozen(void *opaque, void (*work)(void *arg), void *arg)
 
 static const struct ms_scanner_ops scanner_ops = {.frozen = run_frozen};
 
-static int map_hashes(struct worker *w, int hashes_fd, struct ms_template *ret, char *text,
-                      size_t size)
+/* Of which the scanner may map pages. */
+static struct ms_template template_source(const struct worker *w)
 {
-    struct cow_error error = {{0}};
-    struct stat st;
-    int r = fstat(w->template_fd, &st) < 0
-                ? -errno
-                : cow_hashes_map(hashes_fd, (uint64_t)st.st_size, &w->hashes, &error);
-
-    if (r < 0) {
-        snprintf(text, size, "template hashes: %s", error.text[0] ? error.text : strerror(-r));
-        return r;
-    }
-    *ret = (struct ms_template){
+    return (struct ms_template){
         .fd = w->template_fd,
         .bytes = w->hashes.disk_bytes,
         .n_blocks = w->hashes.n_blocks,
         .hash = w->hashes.hash,
         .by_hash = w->hashes.by_hash,
     };
-    return 0;
 }
 
 static int create_scanner(struct worker *w, const struct proto_setup *setup, struct setup_fds *f,
@@ -208,9 +223,7 @@ static int create_scanner(struct worker *w, const struct proto_setup *setup, str
     if ((setup->flags & PROTO_SETUP_TEMPLATE) && !(setup->flags & PROTO_SETUP_PRIVATE)) {
         w->template_fd = f->template_disk;
         f->template_disk = -1;
-        r = map_hashes(w, f->hashes, &config.tmpl, text, size);
-        if (r < 0)
-            return r;
+        config.tmpl = template_source(w);
     }
     r = ms_scanner_new(&w->scanner, &config);
     if (r < 0)

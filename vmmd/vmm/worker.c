@@ -50,6 +50,21 @@ void worker_on_device_failed(void *opaque, const char *text)
     post(w);
 }
 
+/* Each block is told once, however often it is read. */
+void worker_on_damaged(void *opaque, uint64_t offset)
+{
+    struct worker *w = opaque;
+    unsigned i = 0;
+
+    pthread_mutex_lock(&w->news_lock);
+    while (i < w->n_damaged && w->damaged[i] != offset)
+        i++;
+    if (i == w->n_damaged && i < PROTO_DAMAGED_MAX)
+        w->damaged[w->n_damaged++] = offset;
+    pthread_mutex_unlock(&w->news_lock);
+    post(w);
+}
+
 void worker_on_idle(void *opaque)
 {
     console_wake(&((struct worker *)opaque)->console);
@@ -89,6 +104,22 @@ static void send_hello(struct worker *w)
     msg.hello.ram_address = ram_address(w);
     snprintf(msg.hello.name, sizeof(msg.hello.name), "%s", w->name);
     send_msg(w, &msg);
+}
+
+/* What vmmd has not heard of yet: it may have been away. */
+static void send_damaged(struct worker *w)
+{
+    struct proto_msg msg;
+
+    pthread_mutex_lock(&w->news_lock);
+    while (w->conn >= 0 && w->n_damaged_sent < w->n_damaged) {
+        proto_init(&msg, PROTO_DAMAGED);
+        msg.damaged.offset = w->damaged[w->n_damaged_sent];
+        send_msg(w, &msg); /* does not wait */
+        if (w->conn >= 0)
+            w->n_damaged_sent++;
+    }
+    pthread_mutex_unlock(&w->news_lock);
 }
 
 static void send_state(struct worker *w, enum proto_guest_state state, const char *reason)
@@ -334,6 +365,7 @@ static void accept_vmmd(struct worker *w)
     }
     w->conn = fd;
     send_hello(w);
+    send_damaged(w);
 }
 
 /* ---- the loop
@@ -375,6 +407,7 @@ static void on_news(struct worker *w)
         fprintf(stderr, "vmmd-guest %s: %s\n", w->name, msg.text.text);
         send_msg(w, &msg);
     }
+    send_damaged(w);
 }
 
 static void serve_console(struct worker *w, const struct pollfd *fds, unsigned n)

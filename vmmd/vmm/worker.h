@@ -45,9 +45,11 @@ struct worker {
     bool scanner_started;
     struct proto_memory last_report;
 
-    pthread_mutex_t news_lock; /* guards the next two; a leaf */
+    pthread_mutex_t news_lock; /* guards what follows; a leaf */
     bool ended;
     char device_error[PROTO_TEXT_MAX];
+    uint64_t damaged[PROTO_DAMAGED_MAX]; /* byte offsets of blocks of the template */
+    unsigned n_damaged, n_damaged_sent;
 };
 
 /* build.c: from a SETUP message to a machine whose vCPUs wait at the closed gate. On failure `text`
@@ -59,6 +61,9 @@ void worker_demolish(
 
 /* worker.c: runs until the guest has ended. The exit status of the process. */
 int worker_run(struct worker *w);
+
+/* A block of the template does not match its hash (cowdisk.h); any thread. */
+void worker_on_damaged(void *opaque, uint64_t offset);
 
 /* Machine events (machine.h); any thread. */
 void worker_on_ended(void *opaque);
