@@ -126,6 +126,16 @@ static void greet(struct fake *fake)
         proto_send(fake->sock, &msg);
 }
 
+static void send_damaged(struct fake *fake, uint64_t offset, unsigned count)
+{
+    struct proto_msg msg;
+
+    proto_init(&msg, PROTO_DAMAGED);
+    msg.damaged.offset = offset;
+    for (unsigned i = 0; i < count; i++)
+        proto_send(fake->sock, &msg);
+}
+
 /* What a bad one does instead of, or right after, saying that it runs. */
 static void misbehave(struct fake *fake)
 {
@@ -153,6 +163,14 @@ static void misbehave(struct fake *fake)
         for (int i = 0; i < 100; i++)
             proto_send(fake->sock, &msg);
     }
+    if (is(fake, "damaged"))
+        send_damaged(fake, 0, 2);
+    if (is(fake, "faroff"))
+        send_damaged(fake, 1ull << 50, 1);
+    if (is(fake, "unaligned"))
+        send_damaged(fake, 512, 1);
+    if (is(fake, "ruins"))
+        send_damaged(fake, 0, PROTO_DAMAGED_MAX + 1);
     while (is(fake, "flood"))
         send_memory(fake, 0);
 }

@@ -287,6 +287,9 @@ static void test_bad_guest_processes(void **state)
         {"huge-1", "a malformed message"},
         {"direction-1", "a message of the wrong direction"},
         {"badstate-1", "an unknown state"},
+        {"faroff-1", "a damaged block that its template cannot have"},
+        {"unaligned-1", "a damaged block that its template cannot have"},
+        {"ruins-1", "a damaged block that its template cannot have"},
         {"flood-1", "a flood of messages"},
         {"poollie-1", "lied to the memory pool"},
     };
@@ -346,6 +349,19 @@ static void test_texts_are_made_presentable(void **state)
     while (!guest->device_error[0])
         event_base_loop(world->base, EVLOOP_ONCE);
     assert_string_equal(guest->device_error, "virtio-blk:?bad?[2J queue ?");
+    assert_int_equal(guest->state, GUEST_RUNNING);
+}
+
+static void test_damage_is_heard_of(void **state)
+{
+    struct world *world = *state;
+    struct guest *guest;
+
+    import_template(world, "deb");
+    guest = create_guest(world, "deb", "damaged-1");
+    start_guest(world, guest);
+    while (guest->n_damaged < 2)
+        event_base_loop(world->base, EVLOOP_ONCE);
     assert_int_equal(guest->state, GUEST_RUNNING);
 }
 
@@ -446,6 +462,7 @@ int main(int argc, char **argv)
         CASE(test_slow_guest_processes),
         CASE(test_a_deaf_guest_process),
         CASE(test_texts_are_made_presentable),
+        CASE(test_damage_is_heard_of),
         CASE(test_too_many_waiters),
         CASE(test_a_changed_template_is_refused),
         CASE(test_a_missing_program),
