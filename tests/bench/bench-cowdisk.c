@@ -447,7 +447,11 @@ int main(int argc, char **argv)
         if (strcmp(argv[i], "--json") == 0)
             json = true;
         else
-            parent = argv[i];
+            parent = realpath(argv[i], NULL); /* images name each other by it */
+    }
+    if (!parent) {
+        perror("bench-cowdisk");
+        return 1;
     }
     struct rlimit files = {.rlim_cur = 4096, .rlim_max = 4096};
     setrlimit(RLIMIT_NOFILE, &files);
