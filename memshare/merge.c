@@ -296,11 +296,13 @@ static int freeze_and_merge(struct ms_scanner *scanner, uint32_t *next)
 
 /* ---- after it ---- */
 
-/* Fills the page tables of what was mapped, so that neither the guest nor the ledger waits for it:
- * a look does that, for the pages around as well. */
+/* Fills the page tables of what was mapped, so that neither the guest nor the ledger waits for it.
+ * A look does that, mostly for the pages around as well; but the kernel leaves out those that
+ * somebody else has locked at that moment, so each page is looked at. */
 static void fill_in(struct ms_scanner *scanner, uint64_t page, uint32_t n)
 {
-    ms_touch(ms_ram_page(scanner, page), n);
+    for (uint32_t i = 0; i < n; i++)
+        (void)*(volatile uint8_t *)ms_ram_page(scanner, page + i);
 }
 
 static void fill_in_run(struct ms_scanner *scanner, const struct ms_run *run)

@@ -29,7 +29,4 @@ const uint8_t *ms_view_at(const struct ms_view *view, uint32_t slot);
 void ms_view_release(struct ms_view *view);
 void ms_view_close(struct ms_view *view);
 
-/* Has the kernel map `n` pages of a file that are in memory and mapped from `at` on. */
-void ms_touch(const uint8_t *at, uint64_t n);
-
 #endif
