@@ -21,6 +21,7 @@
 #define SECRETS     1000
 #define PROBES      (2 * SECRETS)
 #define ROUNDS      9
+#define MORE_ROUNDS 27
 #define CAN_TELL    0.9
 #define CANNOT_TELL 0.55
 
@@ -127,10 +128,10 @@ static int compare_probe(const void *left, const void *right)
     return a->time < b->time ? -1 : a->time > b->time;
 }
 
-/* Of one right and one wrong guess: how often does the right one take longer? Or the other way. */
+/* Of one right and one wrong guess: how often does the right one take longer? */
 static double area(struct probe *probe)
 {
-    double rank_sum = 0, above;
+    double rank_sum = 0;
 
     qsort(probe, PROBES, sizeof(*probe), compare_probe);
     for (uint32_t i = 0; i < PROBES;) {
@@ -142,8 +143,7 @@ static double area(struct probe *probe)
             rank_sum += probe[k].right ? i + (n + 1) / 2.0 : 0;
         i += n;
     }
-    above = (rank_sum - SECRETS * (SECRETS + 1) / 2.0) / ((double)SECRETS * (PROBES - SECRETS));
-    return above > 0.5 ? above : 1 - above;
+    return (rank_sum - SECRETS * (SECRETS + 1) / 2.0) / ((double)SECRETS * (PROBES - SECRETS));
 }
 
 /* ---- rounds ---- */
@@ -195,18 +195,31 @@ static int compare_double(const void *left, const void *right)
     return a < b ? -1 : a > b;
 }
 
+static double fold(double area)
+{
+    return area > 0.5 ? area : 1 - area;
+}
+
+/* What tells them apart does so the same way in every round; what only disturbs a round does not.
+ * So the side is chosen after the median: 0.5 is nothing, 1 is all. Where a machine was disturbed
+ * for long, more rounds decide. */
 static double median_area(enum ms_timing timing, enum attack attack)
 {
     static const char *const name[N_ATTACKS] = {"write", "read", "write in another order"};
-    double result[ROUNDS];
+    bool hide = timing == MS_TIMING_HIDE;
+    double result[MORE_ROUNDS], median;
+    int n = 0, until = ROUNDS;
 
-    for (int i = 0; i < ROUNDS; i++)
-        result[i] = play(timing, attack);
-    qsort(result, ROUNDS, sizeof(*result), compare_double);
-    print_message("%s, first %s: area %.3f (%.3f to %.3f)\n",
-                  timing == MS_TIMING_HIDE ? "hide" : "plain", name[attack], result[ROUNDS / 2],
-                  result[0], result[ROUNDS - 1]);
-    return result[ROUNDS / 2];
+    do {
+        while (n < until)
+            result[n++] = play(timing, attack);
+        qsort(result, (size_t)n, sizeof(*result), compare_double);
+        median = fold(result[n / 2]);
+        print_message("%s, first %s: area %.3f (%.3f to %.3f in %d rounds)\n",
+                      hide ? "hide" : "plain", name[attack], median, result[0], result[n - 1], n);
+        until = MORE_ROUNDS;
+    } while (hide && median > CANNOT_TELL && n < MORE_ROUNDS);
+    return median;
 }
 
 static void test_a_write_tells_nothing(void **state)
