@@ -300,15 +300,12 @@ int cow_table_drop(struct cow_disk *disk, struct cow_table *table)
     return r < 0 ? r : 0;
 }
 
-static int rt_grow(struct cow_disk *disk)
+int cow_table_enlarge(struct cow_disk *disk, struct cow_table *old, uint64_t bytes,
+                      struct cow_table **ret_table)
 {
-    struct cow_table *old = disk->rt, *grown;
-    uint64_t bytes = 2 * cow_clusters(disk, old->bytes) << disk->cluster_bits;
+    struct cow_table *grown = cow_table_new(disk, old->kind, old->index, 0, bytes);
     int r;
 
-    if (bytes > COW_MAX_RT_BYTES)
-        return -ENOSPC;
-    grown = cow_table_new(disk, COW_TABLE_RT, 0, 0, bytes);
     if (!grown)
         return -ENOMEM;
     r = cow_table_copy(disk, old, grown);
@@ -317,6 +314,21 @@ static int rt_grow(struct cow_disk *disk)
         cow_table_free(grown);
         return r;
     }
+    *ret_table = grown;
+    return 0;
+}
+
+static int rt_grow(struct cow_disk *disk)
+{
+    struct cow_table *old = disk->rt, *grown;
+    uint64_t bytes = 2 * cow_clusters(disk, old->bytes) << disk->cluster_bits;
+    int r;
+
+    if (bytes > COW_MAX_RT_BYTES)
+        return -ENOSPC;
+    r = cow_table_enlarge(disk, old, bytes, &grown);
+    if (r < 0)
+        return r;
     disk->rt = grown;
     disk->header.rt_clusters = (uint32_t)(bytes >> disk->cluster_bits);
     return cow_table_drop(disk, old);

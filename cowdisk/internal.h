@@ -196,6 +196,9 @@ int cow_refcount_set(struct cow_disk *disk, uint64_t first, uint64_t n, unsigned
 int cow_alloc_reserve_block(struct cow_disk *disk, uint64_t cluster);
 /* Copies the entries of a table to one that is at least as large. */
 int cow_table_copy(struct cow_disk *disk, struct cow_table *from, struct cow_table *to);
+/* A table of `bytes`, with the entries of a smaller one and no place in the file yet. */
+int cow_table_enlarge(struct cow_disk *disk, struct cow_table *old, uint64_t bytes,
+                      struct cow_table **ret_table);
 /* Drops the cached pages of a table, changed or not. */
 void cow_table_forget(struct cow_disk *disk, struct cow_table *table);
 /* Gives up a table and its place in the file; nothing refers to it in the pending state. */

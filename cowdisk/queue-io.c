@@ -161,52 +161,35 @@ int cow_queue_read(struct cow_queue *queue, struct cow_request *request)
 
 /* ---- writing --------------------------------------------------------------------------------- */
 
-static struct cow_piece *write_piece(struct cow_queue *queue, struct cow_request *request,
-                                     struct cow_making *making, uint64_t offset)
-{
-    struct cow_piece *piece = piece_new(queue, request, COW_OP_WRITE);
-
-    if (!piece)
-        return NULL;
-    piece->op.fd = queue->disk->fd;
-    piece->op.offset = offset;
-    piece->making = making;
-    return piece;
-}
-
-/* One buffer of our own. */
-static int write_around(struct cow_queue *queue, struct cow_request *request,
-                        struct cow_making *making, uint8_t *data, uint64_t length, uint64_t offset)
-{
-    struct cow_piece *piece;
-
-    if (length == 0)
-        return 0;
-    piece = write_piece(queue, request, making, offset);
-    if (!piece)
-        return -ENOMEM;
-    piece->vec[0] = (struct iovec){.iov_base = data, .iov_len = length};
-    piece->op.n = 1;
-    piece_start(queue, piece);
-    return 0;
-}
-
 static int write_data(struct cow_queue *queue, struct cow_request *request,
                       struct cow_making *making, struct cow_iter *iter, uint64_t offset,
                       uint64_t length)
 {
     while (length > 0) {
-        struct cow_piece *piece = write_piece(queue, request, making, offset);
+        struct cow_piece *piece = piece_new(queue, request, COW_OP_WRITE);
         size_t bytes;
 
         if (!piece)
             return -ENOMEM;
+        piece->op.fd = queue->disk->fd;
+        piece->op.offset = offset;
+        piece->making = making;
         piece->op.n = cow_iter_take(iter, length, piece->vec, &bytes);
         offset += bytes;
         length -= bytes;
         piece_start(queue, piece);
     }
     return 0;
+}
+
+/* One buffer of our own. */
+static int write_around(struct cow_queue *queue, struct cow_request *request,
+                        struct cow_making *making, uint8_t *data, uint64_t length, uint64_t offset)
+{
+    struct iovec iov = {.iov_base = data, .iov_len = length};
+    struct cow_iter iter = {.iov = &iov, .iovcnt = 1};
+
+    return write_data(queue, request, making, &iter, offset, length);
 }
 
 static struct cow_making *making_new(const struct cow_disk *disk, const struct cow_run *run)
@@ -282,11 +265,6 @@ static int write_new(struct cow_queue *queue, struct cow_request *request, struc
     return making_piece_done(queue, making, r) < 0 && r == 0 ? -EIO : r;
 }
 
-static int write_raw(struct cow_queue *queue, struct cow_request *request, struct cow_iter *iter)
-{
-    return write_data(queue, request, NULL, iter, request->offset, request->own.length);
-}
-
 int cow_queue_write(struct cow_queue *queue, struct cow_request *request)
 {
     struct cow_iter iter = {.iov = request->iov, .iovcnt = request->iovcnt};
@@ -296,7 +274,7 @@ int cow_queue_write(struct cow_queue *queue, struct cow_request *request)
 
     disk->unsynced = true;
     if (disk->raw)
-        return write_raw(queue, request, &iter);
+        return write_data(queue, request, NULL, &iter, offset, length);
     r = queue->n_begun == 1 ? cow_commit_if_full(disk) : 0;
     while (r == 0 && length > 0) {
         struct cow_extent extent;

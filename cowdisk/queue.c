@@ -62,7 +62,7 @@ static void count_done(struct cow_stats *stats, const struct cow_request *reques
     }
 }
 
-void cow_queue_finish(struct cow_queue *queue, struct cow_request *request)
+static void finish(struct cow_queue *queue, struct cow_request *request)
 {
     if (request->result == 0)
         count_done(&queue->disk->stats, request);
@@ -166,7 +166,7 @@ void cow_queue_piece_done(struct cow_queue *queue, struct cow_request *request, 
     if (--request->own.pieces > 0)
         return;
     queue->n_begun--;
-    cow_queue_finish(queue, request);
+    finish(queue, request);
 }
 
 void cow_queue_submit(struct cow_queue *queue, struct cow_request *request)
@@ -180,7 +180,7 @@ void cow_queue_submit(struct cow_queue *queue, struct cow_request *request)
         r = check_range(queue->disk, request);
     if (r < 0) {
         request->result = r;
-        cow_queue_finish(queue, request);
+        finish(queue, request);
         return;
     }
     list_add(&queue->waiting, request);

@@ -47,7 +47,6 @@ struct cow_queue {
 
 /* queue.c: a piece of the request ended. */
 void cow_queue_piece_done(struct cow_queue *queue, struct cow_request *request, int r);
-void cow_queue_finish(struct cow_queue *queue, struct cow_request *request);
 
 /* queue-io.c: start the pieces of a request. After an error what was started goes on. */
 int cow_queue_read(struct cow_queue *queue, struct cow_request *request);

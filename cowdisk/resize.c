@@ -57,15 +57,9 @@ static int grow_l1(struct cow_disk *disk, uint64_t n_entries)
         return -ENOMEM;
     disk->l2 = l2;
     memset(l2 + disk->header.l1_size, 0, (n_entries - disk->header.l1_size) * sizeof(*l2));
-    grown = cow_table_new(disk, COW_TABLE_L1, 0, 0, n_entries * sizeof(uint64_t));
-    if (!grown)
-        return -ENOMEM;
-    r = cow_table_copy(disk, old, grown);
-    if (r < 0) {
-        cow_table_forget(disk, grown);
-        cow_table_free(grown);
+    r = cow_table_enlarge(disk, old, n_entries * sizeof(uint64_t), &grown);
+    if (r < 0)
         return r;
-    }
     disk->l1 = grown;
     disk->header.l1_size = (uint32_t)n_entries;
     r = cow_table_drop(disk, old);
