@@ -163,8 +163,10 @@ static int check_unchanged(const struct template *tmpl, int disk, struct problem
     return 0;
 }
 
-int template_open(const struct template *tmpl, struct template_fds *ret_fds,
-                  struct problem *problem)
+/* To start a guest from: all of it, unchanged. To look at: the disk, be it changed, and its hashes.
+ */
+static int open_parts(const struct template *tmpl, bool to_start, struct template_fds *ret_fds,
+                      struct problem *problem)
 {
     struct template_fds fds = {-1, -1, -1, -1};
     int dir = open(tmpl->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -174,13 +176,13 @@ int template_open(const struct template *tmpl, struct template_fds *ret_fds,
         return problem_errno(problem, -errno, "template %s: cannot open %s", tmpl->name,
                              tmpl->path);
     r = open_file(tmpl, dir, TEMPLATE_DISK, &fds.disk, problem);
-    if (r == 0)
+    if (r == 0 && to_start)
         r = check_unchanged(tmpl, fds.disk, problem);
     if (r == 0)
         r = open_file(tmpl, dir, TEMPLATE_HASHES, &fds.hashes, problem);
-    if (r == 0)
+    if (r == 0 && to_start)
         r = open_file(tmpl, dir, TEMPLATE_KERNEL, &fds.kernel, problem);
-    if (r == 0 && tmpl->info.has_initrd)
+    if (r == 0 && to_start && tmpl->info.has_initrd)
         r = open_file(tmpl, dir, TEMPLATE_INITRD, &fds.initrd, problem);
     close(dir);
     if (r < 0) {
@@ -191,26 +193,16 @@ int template_open(const struct template *tmpl, struct template_fds *ret_fds,
     return 0;
 }
 
+int template_open(const struct template *tmpl, struct template_fds *ret_fds,
+                  struct problem *problem)
+{
+    return open_parts(tmpl, true, ret_fds, problem);
+}
+
 int template_open_changed(const struct template *tmpl, struct template_fds *ret_fds,
                           struct problem *problem)
 {
-    struct template_fds fds = {-1, -1, -1, -1};
-    int dir = open(tmpl->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    int r;
-
-    if (dir < 0)
-        return problem_errno(problem, -errno, "template %s: cannot open %s", tmpl->name,
-                             tmpl->path);
-    r = open_file(tmpl, dir, TEMPLATE_DISK, &fds.disk, problem);
-    if (r == 0)
-        r = open_file(tmpl, dir, TEMPLATE_HASHES, &fds.hashes, problem);
-    close(dir);
-    if (r < 0) {
-        template_close(&fds);
-        return r;
-    }
-    *ret_fds = fds;
-    return 0;
+    return open_parts(tmpl, false, ret_fds, problem);
 }
 
 void template_close(struct template_fds *fds)
