@@ -97,6 +97,21 @@ struct virtio_blk {
     bool stop, hold;     /* begin no other; with machine.lock */
 };
 
+static struct job *take(struct job **list)
+{
+    struct job *job = *list;
+
+    if (job)
+        *list = job->next;
+    return job;
+}
+
+static void put(struct job **list, struct job *job)
+{
+    job->next = *list;
+    *list = job;
+}
+
 static struct virtio_blk *of_virtio(struct virtio *v)
 {
     return (struct virtio_blk *)((char *)v - offsetof(struct virtio_blk, v));
@@ -179,8 +194,7 @@ static void finish(struct job *job, uint8_t status)
         virtq_chain_write(&b->v.queues[0], c, c->in_bytes - 1, &status, 1);
         job->written++;
     }
-    job->next = b->finished;
-    b->finished = job;
+    put(&b->finished, job);
 }
 
 static bool in_disk(const struct virtio_blk *b, uint64_t sector, uint64_t bytes)
@@ -322,21 +336,6 @@ static void start(struct job *job)
 /* ---- the thread
  * --------------------------------------------------------------------------------------------------
  */
-
-static struct job *take(struct job **list)
-{
-    struct job *job = *list;
-
-    if (job)
-        *list = job->next;
-    return job;
-}
-
-static void put(struct job **list, struct job *job)
-{
-    job->next = *list;
-    *list = job;
-}
 
 /* Made when they are first needed: few guests ever have many requests under way. */
 static struct job *idle_job(struct virtio_blk *b)
