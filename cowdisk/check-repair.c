@@ -11,7 +11,7 @@
  *   4. The dirty and the corrupt bit go when a new check found nothing.
  *
  * Must never free what it could not follow, and never put the new table where an entry that points
- * outside of the file would reach it.
+ * outside of the file would reach it: a file that was cut short is refused before the first step.
  */
 #include "cowdisk/check.h"
 
@@ -154,27 +154,6 @@ static int write_blocks(struct check *c, struct rebuild *b)
     return 0;
 }
 
-/* The step that makes the new table the image's: one write within the first sector. */
-static int switch_table(struct check *c, const struct rebuild *b)
-{
-    struct {
-        uint64_t rt_offset;
-        uint32_t rt_clusters;
-    } __attribute__((packed)) fields = {
-        .rt_offset = htobe64(b->base << c->header.cluster_bits),
-        .rt_clusters = htobe32((uint32_t)b->rt_clusters),
-    };
-    int r = cow_write_full(c->fd, &fields, sizeof(fields), QCOW_H_RT_OFFSET);
-
-    if (r == 0)
-        r = cow_sync(c->fd);
-    if (r < 0)
-        return r;
-    c->header.rt_offset = b->base << c->header.cluster_bits;
-    c->header.rt_clusters = (uint32_t)b->rt_clusters;
-    return 0;
-}
-
 /* The file's new end; more clusters may need a second window's memory. */
 static int take_new_size(struct check *c)
 {
@@ -193,25 +172,42 @@ static int take_new_size(struct check *c)
     return c->refs && c->counts ? 0 : -ENOMEM;
 }
 
+/* The step that makes the new table the image's: one write within the first sector. */
+static int switch_table(struct check *c, const struct rebuild *b)
+{
+    struct {
+        uint64_t rt_offset;
+        uint32_t rt_clusters;
+    } __attribute__((packed)) fields = {
+        .rt_offset = htobe64(b->base << c->header.cluster_bits),
+        .rt_clusters = htobe32((uint32_t)b->rt_clusters),
+    };
+    int r = cow_write_full(c->fd, &fields, sizeof(fields), QCOW_H_RT_OFFSET);
+
+    if (r == 0)
+        r = cow_sync(c->fd);
+    if (r < 0)
+        return r;
+    c->header.rt_offset = b->base << c->header.cluster_bits;
+    c->header.rt_clusters = (uint32_t)b->rt_clusters;
+    return take_new_size(c);
+}
+
 static int give_up(struct check *c)
 {
     /* What was written behind the end is in nobody's way, but need not stay. */
     return ftruncate(c->fd, (off_t)c->file_bytes) < 0 ? -errno : 0;
 }
 
-static int rebuild(struct check *c, struct cow_error *err)
+static int rebuild(struct check *c, struct rebuild *b, struct cow_error *err)
 {
-    struct rebuild b = {0};
-    uint64_t end;
-    int r = plan(c, &b, err);
+    uint64_t end = (b->base + b->rt_clusters + b->n_blocks) << c->header.cluster_bits;
+    int r = write_blocks(c, b);
 
-    if (r == 0)
-        r = write_blocks(c, &b);
     c->no_structures = false;
-    end = (b.base + b.rt_clusters + b.n_blocks) << c->header.cluster_bits;
     if (r == 0)
-        r = cow_write_full(c->fd, b.rt, b.rt_clusters << c->header.cluster_bits,
-                           b.base << c->header.cluster_bits);
+        r = cow_write_full(c->fd, b->rt, b->rt_clusters << c->header.cluster_bits,
+                           b->base << c->header.cluster_bits);
     if (r == 0 && ftruncate(c->fd, (off_t)end) < 0)
         r = -errno;
     if (r == 0)
@@ -219,12 +215,11 @@ static int rebuild(struct check *c, struct cow_error *err)
     if (r == -ERANGE)
         cow_fail(err, "a cluster is used more often than refcounts of %u bits can tell",
                  1u << c->header.refcount_order);
-    if (r < 0 && b.rt)
+    if (r < 0)
         (void)give_up(c);
-    else if (r == 0)
-        r = switch_table(c, &b);
-    free(b.rt);
-    return r < 0 ? r : take_new_size(c);
+    else
+        r = switch_table(c, b);
+    return r;
 }
 
 /* ---- the steps ------------------------------------------------------------------------------- */
@@ -237,16 +232,21 @@ static int sync_after(struct check *c, int r)
 int check_repair(struct check *c, unsigned flags, struct cow_error *err)
 {
     bool all = flags & COW_REPAIR_ALL;
+    bool in_place = !c->blind && !c->need_rebuild;
+    struct rebuild b = {0};
     int r = 0;
 
-    if (all && c->result.corruptions)
+    if (all && c->need_rebuild)
+        r = plan(c, &b, err);
+    if (r == 0 && all && c->result.corruptions)
         r = sync_after(c, check_each_window(c, check_clear_copied));
-    if (r == 0 && all && c->need_rebuild)
-        r = rebuild(c, err);
-    else if (r == 0 && c->result.leaks && !c->blind && !c->need_rebuild)
+    if (r == 0 && b.rt)
+        r = rebuild(c, &b, err);
+    else if (r == 0 && c->result.leaks && in_place)
         r = sync_after(c, check_each_window(c, lower_window));
-    if (r == 0 && (all || (!c->blind && !c->need_rebuild)))
+    if (r == 0 && (all || in_place))
         r = sync_after(c, check_each_window(c, check_set_copied));
+    free(b.rt);
     return r;
 }
 
