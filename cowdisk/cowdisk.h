@@ -240,7 +240,8 @@ struct cow_create_options {
 };
 
 /* Writes an empty qcow2 v3 image into the empty regular file `fd` (opened read-write; it stays the
- * caller's). Durable on return. -EINVAL for a bad size or name, -ENOSPC, -EIO. */
+ * caller's). Durable on return; when the power goes before, the file may be anything, so it should
+ * get its name afterwards. -EINVAL for a bad size or name, -ENOSPC, -EIO. */
 int cow_create(int fd, const struct cow_create_options *options, struct cow_error *err);
 
 /* ---- many requests at a time

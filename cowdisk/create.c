@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * A new image: header, refcount table, one refcount block and an empty L1 table, one after the
- * other. The header is written last and alone, after everything else is durable: a file with the
- * qcow2 magic is a whole image.
+ * other. The header is written last, so that a killed process leaves no file with the qcow2 magic
+ * that is not a whole image. All of it becomes durable at once: a file that is still being made
+ * when the power goes must not have its name yet.
  *
  * The backing format is always stored: without it QEMU would probe the template, and a guest could
  * write a qcow2 header into a raw disk.
@@ -182,8 +183,6 @@ int cow_create(int fd, const struct cow_create_options *options, struct cow_erro
     if (r < 0)
         return r;
     r = write_tables(fd, &layout);
-    if (r == 0)
-        r = cow_sync(fd);
     if (r == 0)
         r = cow_write_full(fd, raw, length, 0);
     if (r == 0)

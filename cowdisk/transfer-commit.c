@@ -18,6 +18,10 @@ static int check_disks(const struct cow_disk *overlay, struct cow_error *err)
         cow_fail(err, "its snapshots read from the backing file as it is: convert them first");
         return -ENOTSUP;
     }
+    if (overlay->header.has_identity) {
+        cow_fail(err, "its backing file is a template: guests depend on it as it is");
+        return -ENOTSUP;
+    }
     if (!overlay->writable || !overlay->backing->writable) {
         cow_fail(err, "the image or its backing file is not open for writing");
         return -EROFS;

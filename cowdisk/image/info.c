@@ -46,6 +46,7 @@ static const struct image_column info_columns[] = {
     {"cluster_size", "Cluster", KIND_SIZE},
     {"backing", "Backing file", KIND_TEXT},
     {"backing_format", "Backing format", KIND_TEXT},
+    {"backing_identity", "Backing identity", KIND_TEXT},
     {"data_file", "Data file", KIND_TEXT},
     {"compression", "Compression", KIND_TEXT},
     {"encryption", "Encryption", KIND_TEXT},
@@ -69,6 +70,16 @@ static json_t *text(const char *bytes)
     return string ? string : json_string("(not UTF-8)");
 }
 
+/* Of the template that the overlay was made on, in hexadecimal; "" if none is recorded. */
+static json_t *identity(const struct cow_info *info)
+{
+    char digits[2 * sizeof(info->identity.bytes) + 1] = "";
+
+    for (size_t i = 0; info->has_identity && i < sizeof(info->identity.bytes); i++)
+        snprintf(digits + 2 * i, 3, "%02x", info->identity.bytes[i]);
+    return json_string(digits);
+}
+
 static json_t *info_row(const char *file, const struct cow_info *info)
 {
     static const char *const encryption[] = {"none", "aes", "luks"};
@@ -85,6 +96,7 @@ static json_t *info_row(const char *file, const struct cow_info *info)
     json_object_set_new(row, "cluster_size", json_integer(1ll << info->cluster_bits));
     json_object_set_new(row, "backing", text(info->backing_name));
     json_object_set_new(row, "backing_format", text(info->backing_format));
+    json_object_set_new(row, "backing_identity", identity(info));
     json_object_set_new(row, "data_file", text(info->data_name));
     json_object_set_new(row, "compression",
                         json_string(info->compression == COW_COMPRESSION_ZSTD ? "zstd" : "zlib"));

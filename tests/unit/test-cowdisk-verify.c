@@ -239,6 +239,20 @@ static void test_overlay(void **state)
     fixture_free(f);
 }
 
+/* Other guests depend on a template as it is. */
+static void test_no_commit_to_template(void **state)
+{
+    struct fixture *f = fixture_new(9);
+    struct cow_error err;
+
+    (void)state;
+    make_overlay(f, &f->hashes.identity);
+    assert_int_equal(open_overlay(f, &f->hashes.identity, &err), 0);
+    assert_int_equal(cow_commit_to_backing(f->disk, 0, NULL, NULL, &err), -ENOTSUP);
+    assert_non_null(strstr(err.text, "template"));
+    fixture_free(f);
+}
+
 static void test_identity(void **state)
 {
     struct fixture *f = fixture_new(7), *other = fixture_new(8);
@@ -372,10 +386,15 @@ static void test_whole_disk(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_one_bit),       cmocka_unit_test(test_unaligned),
-        cmocka_unit_test(test_many),          cmocka_unit_test(test_overlay),
-        cmocka_unit_test(test_identity),      cmocka_unit_test(test_identity_damaged),
-        cmocka_unit_test(test_old_hash_file), cmocka_unit_test(test_bad_options),
+        cmocka_unit_test(test_one_bit),
+        cmocka_unit_test(test_unaligned),
+        cmocka_unit_test(test_many),
+        cmocka_unit_test(test_overlay),
+        cmocka_unit_test(test_no_commit_to_template),
+        cmocka_unit_test(test_identity),
+        cmocka_unit_test(test_identity_damaged),
+        cmocka_unit_test(test_old_hash_file),
+        cmocka_unit_test(test_bad_options),
         cmocka_unit_test(test_whole_disk),
     };
 
