@@ -444,6 +444,7 @@ int cow_check(int fd, unsigned flags, struct cow_check_result *ret_result, cow_p
  * 0 after COW_IMPORT_DONE, 1 after COW_IMPORT_FAILED.
  *
  * vmmd-import [--kernel] [--initrd] [--cmdline TEXT] [--passphrase] [--snapshot S]
+ *             [--below N [--below-hashes]] [--remove-identity]
  * vmmd-import --verify
  *
  * - fd 3: status socket, SOCK_SEQPACKET
@@ -455,6 +456,12 @@ int cow_check(int fd, unsigned flags, struct cow_check_result *ret_result, cow_p
  * - fd 8: initrd, likewise with --initrd
  * - fd 9: with --passphrase: a file, read-only, whose first line decrypts the source if it is
  *   encrypted with AES. Whether it was the right one cannot be told but by what is then found.
+ * - fds 10...: with --below N: the N images that lie under the source, from the top down,
+ * read-only; then, with --below-hashes, the hash file of the last of them, which is the disk of a
+ * template: all that is read from it is compared
+ *
+ * With --remove-identity what tells a machine from its copies is removed from the disk (identity.c
+ * says what); only from ext2, ext3 and ext4 that were unmounted cleanly.
  *
  * With --verify alone nothing is imported: fd 4 is the disk of a template and fd 6 its hash file,
  * both read-only; they are compared, FAILED names the first damaged blocks. What the other fds are
@@ -464,13 +471,15 @@ int cow_check(int fd, unsigned flags, struct cow_check_result *ret_result, cow_p
  * Without --cmdline the command line is found: root= from the image's own file systems, e.g.
  * "root=PARTUUID=... ro console=ttyS0".
  */
+#define COW_IMPORT_MAX_BELOW 8u
+
 enum cow_import_type { COW_IMPORT_PROGRESS = 1, COW_IMPORT_DONE = 2, COW_IMPORT_FAILED = 3 };
 
 struct cow_import_msg {
-    uint32_t type;       /* enum cow_import_type */
-    uint32_t has_kernel; /* DONE: 1 if fd 7 holds a kernel */
-    uint32_t has_initrd; /* DONE: 1 if fd 8 holds an initrd */
-    uint32_t reserved;
+    uint32_t type;         /* enum cow_import_type */
+    uint32_t has_kernel;   /* DONE: 1 if fd 7 holds a kernel */
+    uint32_t has_initrd;   /* DONE: 1 if fd 8 holds an initrd */
+    uint32_t damaged;      /* FAILED: 1 if a template's disk did not match its hashes */
     uint64_t done, total;  /* PROGRESS: bytes, over copying and hashing */
     uint64_t disk_bytes;   /* DONE: size of disk.raw */
     char os_name[128];     /* DONE: PRETTY_NAME of the image, or "" */

@@ -17,9 +17,7 @@
 
 struct search {
     struct import *import;
-    struct volume volumes[IMPORT_MAX_VOLUMES];
-    size_t n_volumes;
-    struct volume *root; /* NULL: none found */
+    struct layout *layout;
 };
 
 /* Kernels of one directory, newest first. */
@@ -49,29 +47,29 @@ static void parse_pretty_name(const char *text, char *name, size_t size)
     name[n] = '\0';
 }
 
-static bool is_root(struct search *search, struct extfs *fs)
+static bool is_root(struct import *import, struct extfs *fs)
 {
-    char text[4096], *name = search->import->result.os_name;
+    char text[4096], *name = import->result.os_name;
 
     if (!extfs_exists(fs, "/sbin/init"))
         return false;
     if (extfs_read_text(fs, "/etc/os-release", text, sizeof(text)) < 0 &&
         extfs_read_text(fs, "/usr/lib/os-release", text, sizeof(text)) < 0)
         return false;
-    parse_pretty_name(text, name, sizeof(search->import->result.os_name));
+    parse_pretty_name(text, name, sizeof(import->result.os_name));
     return true;
 }
 
-static void find_root(struct search *search)
+static void find_root(struct import *import, struct layout *layout)
 {
-    for (size_t i = 0; i < search->n_volumes && !search->root; i++) {
-        struct volume *volume = &search->volumes[i];
+    for (size_t i = 0; i < layout->n_volumes && !layout->root; i++) {
+        struct volume *volume = &layout->volumes[i];
         struct extfs *fs;
 
         if (!volume_is_ext(volume) || extfs_open(&fs, FD_DISK, volume->offset, volume->size) < 0)
             continue;
-        if (is_root(search, fs))
-            search->root = volume;
+        if (is_root(import, fs))
+            layout->root = volume;
         extfs_close(fs);
     }
 }
@@ -79,10 +77,11 @@ static void find_root(struct search *search)
 static int no_root(struct search *search)
 {
     struct cow_error *err = &search->import->error;
+    const struct layout *layout = search->layout;
     const char *type = NULL;
 
-    for (size_t i = 0; i < search->n_volumes; i++) {
-        const struct volume *volume = &search->volumes[i];
+    for (size_t i = 0; i < layout->n_volumes; i++) {
+        const struct volume *volume = &layout->volumes[i];
         if (volume->type[0] && strcmp(volume->type, "vfat") != 0 &&
             strcmp(volume->type, "swap") != 0 && !volume_is_ext(volume))
             type = volume->type;
@@ -274,11 +273,12 @@ static int search_volume(struct search *search, const struct volume *volume)
 
 static int find_kernel(struct search *search)
 {
-    int r = search_volume(search, search->root);
+    const struct layout *layout = search->layout;
+    int r = search_volume(search, layout->root);
 
-    for (size_t i = 0; i < search->n_volumes && r == -ENOENT; i++) {
-        if (&search->volumes[i] != search->root && volume_is_ext(&search->volumes[i]))
-            r = search_volume(search, &search->volumes[i]);
+    for (size_t i = 0; i < layout->n_volumes && r == -ENOENT; i++) {
+        if (&layout->volumes[i] != layout->root && volume_is_ext(&layout->volumes[i]))
+            r = search_volume(search, &layout->volumes[i]);
     }
     if (r == -ENOENT)
         cow_fail(&search->import->error,
@@ -292,7 +292,7 @@ static int find_kernel(struct search *search)
 /* An initrd knows file systems by UUID; a bare kernel knows partitions and device names. */
 static void make_cmdline(struct search *search)
 {
-    const struct volume *root = search->root;
+    const struct volume *root = search->layout->root;
     struct cow_import_msg *result = &search->import->result;
     char where[96];
 
@@ -327,13 +327,9 @@ static int find_all(struct search *search)
     struct import *import = search->import;
     int r = check_own_files(import);
 
-    if (r == 0)
-        r = volumes_find(FD_DISK, import->disk_bytes, search->volumes, IMPORT_MAX_VOLUMES,
-                         &search->n_volumes);
     if (r < 0)
         return r;
-    find_root(search);
-    if (!search->root && !(import->own_kernel && import->cmdline))
+    if (!search->layout->root && !(import->own_kernel && import->cmdline))
         return no_root(search);
     if (!import->own_kernel)
         r = find_kernel(search);
@@ -346,15 +342,19 @@ static int find_all(struct search *search)
     return 0;
 }
 
-int import_find_boot(struct import *import)
+int import_find_layout(struct import *import, struct layout *layout)
 {
-    struct search *search = calloc(1, sizeof(*search));
-    int r;
+    int r = volumes_find(FD_DISK, import->disk_bytes, layout->volumes, IMPORT_MAX_VOLUMES,
+                         &layout->n_volumes);
 
-    if (!search)
-        return -ENOMEM;
-    search->import = import;
-    r = find_all(search);
-    free(search);
+    if (r == 0)
+        find_root(import, layout);
     return r;
+}
+
+int import_find_boot(struct import *import, struct layout *layout)
+{
+    struct search search = {import, layout};
+
+    return find_all(&search);
 }

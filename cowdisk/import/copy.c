@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "cowdisk/internal.h"
 
@@ -65,14 +66,83 @@ int import_check_size(struct import *import, uint64_t disk_bytes)
     return 0;
 }
 
-static int open_source(struct import *import, struct cow_disk **ret_disk)
+static void on_damaged(void *opaque, uint64_t offset)
+{
+    struct import *import = opaque;
+
+    if (!import->damaged)
+        import->damaged_at = offset;
+    import->damaged = true;
+}
+
+static int map_hashes(struct import *import)
+{
+    int fd = FD_BELOW + (int)import->n_below;
+    struct stat st;
+
+    if (fstat(fd - 1, &st) < 0)
+        return -errno;
+    if (st.st_size <= 0 || (uint64_t)st.st_size > IMPORT_MAX_DISK)
+        return -EINVAL;
+    return cow_hashes_map(fd, (uint64_t)st.st_size, &import->hashes, &import->error);
+}
+
+static int open_layer(struct import *import, unsigned layer, enum cow_format format,
+                      struct cow_disk **ret_disk);
+
+/* What lies under a layer: what format it has the layer says. */
+static int open_below(struct import *import, unsigned layer, struct cow_open_options *options)
+{
+    struct cow_info info;
+    enum cow_format format = COW_FORMAT_PROBE;
+    int r = cow_info_read(options->fd, options->format, &info, &import->error);
+
+    if (r < 0)
+        return r;
+    if (strcmp(info.backing_format, "raw") == 0)
+        format = COW_FORMAT_RAW;
+    else if (strcmp(info.backing_format, "qcow2") == 0)
+        format = COW_FORMAT_QCOW2;
+    r = open_layer(import, layer + 1, format, &options->backing);
+    if (r == 0 && layer + 1 == import->n_below && import->below_hashes)
+        options->backing_identity = &import->hashes.identity;
+    return r;
+}
+
+/* Layer 0 is the source, the others lie under it. */
+static int open_layer(struct import *import, unsigned layer, enum cow_format format,
+                      struct cow_disk **ret_disk)
 {
     struct cow_open_options options = {
-        .fd = FD_SOURCE, .flags = COW_RDONLY, .data_fd = -1, .snapshot = import->snapshot};
+        .fd = layer == 0 ? (int)FD_SOURCE : FD_BELOW + (int)layer - 1,
+        .format = format,
+        .flags = COW_RDONLY,
+        .data_fd = -1,
+        .snapshot = layer == 0 ? import->snapshot : NULL,
+    };
+    int r = 0;
+
+    if (layer < import->n_below) {
+        r = open_below(import, layer, &options);
+    } else if (import->below_hashes) {
+        r = map_hashes(import);
+        options.hashes = &import->hashes;
+        options.damaged = on_damaged;
+        options.opaque = import;
+    }
+    if (r == 0)
+        r = cow_open(ret_disk, &options, &import->error);
+    if (r < 0 && options.backing)
+        cow_close(options.backing);
+    return r;
+}
+
+static int open_source(struct import *import, struct cow_disk **ret_disk)
+{
     int r = recognise(import);
 
     if (r == 0)
-        r = cow_open(ret_disk, &options, &import->error);
+        r = open_layer(import, 0, COW_FORMAT_PROBE, ret_disk);
     if (r < 0)
         return r;
     r = import_check_size(import, cow_size(*ret_disk));
@@ -101,5 +171,10 @@ int import_copy(struct import *import)
         return r;
     r = cow_convert(disk, FD_DISK, &options, copy_progress, import, &import->error);
     cow_close(disk);
+    if (r < 0 && import->damaged)
+        cow_fail(&import->error,
+                 "the template it was made from is damaged at byte %llu of its disk",
+                 (unsigned long long)import->damaged_at);
+    cow_hashes_unmap(&import->hashes);
     return r;
 }

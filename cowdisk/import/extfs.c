@@ -2,26 +2,17 @@
 /*
  * Files inside an ext2, ext3 or ext4 file system inside a disk, through libext2fs. The library
  * opens nothing by name: an io manager of our own reads a window of the disk's fd, and nothing
- * outside of that window. Read-only: there is no way to write. A journal is not replayed.
+ * outside of that window; it writes there only if it was opened for that. A journal is not
+ * replayed.
  */
-#include "cowdisk/import/import.h"
+#include "cowdisk/import/extfs.h"
 
 #include <errno.h>
-#include <ext2fs/ext2fs.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "cowdisk/internal.h"
-
-struct window {
-    int fd;
-    uint64_t offset, size;
-};
-
-struct extfs {
-    ext2_filsys fs;
-};
 
 /* ---- io manager ------------------------------------------------------------------------------ */
 
@@ -43,17 +34,30 @@ static errcode_t window_set_blksize(io_channel channel, int block_size)
     return 0;
 }
 
-/* A negative count is bytes. */
-static errcode_t window_read(io_channel channel, unsigned long long block, int count, void *data)
+/* The bytes of the disk that are meant; a negative count is bytes. False: not in the window. */
+static bool place(io_channel channel, unsigned long long block, int count, uint64_t *ret_offset,
+                  uint64_t *ret_length)
 {
-    const struct window *window = channel->private_data;
+    const struct extfs_window *window = channel->private_data;
     uint64_t unit = (uint64_t)channel->block_size, start, length;
 
     length = count < 0 ? (uint64_t) - (int64_t)count : (uint64_t)count * unit;
     if (__builtin_mul_overflow((uint64_t)block, unit, &start) || start > window->size ||
         length > window->size - start)
+        return false;
+    *ret_offset = window->offset + start;
+    *ret_length = length;
+    return true;
+}
+
+static errcode_t window_read(io_channel channel, unsigned long long block, int count, void *data)
+{
+    const struct extfs_window *window = channel->private_data;
+    uint64_t offset, length;
+
+    if (!place(channel, block, count, &offset, &length))
         return EXT2_ET_SHORT_READ;
-    return cow_read_full(window->fd, data, length, window->offset + start) < 0 ? EIO : 0;
+    return cow_read_full(window->fd, data, length, offset) < 0 ? EIO : 0;
 }
 
 static errcode_t window_read_32(io_channel channel, unsigned long block, int count, void *data)
@@ -61,11 +65,25 @@ static errcode_t window_read_32(io_channel channel, unsigned long block, int cou
     return window_read(channel, block, count, data);
 }
 
-static errcode_t window_refuse_write(io_channel channel, unsigned long block, int count,
-                                     const void *data)
+static errcode_t window_write(io_channel channel, unsigned long long block, int count,
+                              const void *data)
 {
-    (void)channel, (void)block, (void)count, (void)data;
-    return EROFS;
+    const struct extfs_window *window = channel->private_data;
+    uint64_t offset, length;
+    int r;
+
+    if (!window->writable)
+        return EROFS;
+    if (!place(channel, block, count, &offset, &length))
+        return EXT2_ET_SHORT_WRITE;
+    r = cow_write_full(window->fd, data, length, offset);
+    return r < 0 ? (errcode_t)-r : 0;
+}
+
+static errcode_t window_write_32(io_channel channel, unsigned long block, int count,
+                                 const void *data)
+{
+    return window_write(channel, block, count, data);
 }
 
 static errcode_t window_flush(io_channel channel)
@@ -82,7 +100,8 @@ static const struct struct_io_manager window_manager = {
     .set_blksize = window_set_blksize,
     .read_blk = window_read_32,
     .read_blk64 = window_read,
-    .write_blk = window_refuse_write,
+    .write_blk = window_write_32,
+    .write_blk64 = window_write,
     .flush = window_flush,
 };
 
@@ -90,11 +109,10 @@ static const struct struct_io_manager window_manager = {
 static errcode_t window_open(const char *name, int flags, io_channel *ret_channel)
 {
     unsigned long long offset, size;
-    struct window *window = calloc(1, sizeof(*window));
+    struct extfs_window *window = calloc(1, sizeof(*window));
     io_channel channel = calloc(1, sizeof(*channel));
     char *copy = strdup(name);
 
-    (void)flags;
     if (!window || !channel || !copy ||
         sscanf(name, "%d:%llu:%llu", &window->fd, &offset, &size) != 3) {
         free(window);
@@ -104,6 +122,7 @@ static errcode_t window_open(const char *name, int flags, io_channel *ret_channe
     }
     window->offset = offset;
     window->size = size;
+    window->writable = flags & IO_FLAG_RW;
     channel->magic = EXT2_ET_MAGIC_IO_CHANNEL;
     channel->manager = (io_manager)&window_manager;
     channel->name = copy;
@@ -116,7 +135,7 @@ static errcode_t window_open(const char *name, int flags, io_channel *ret_channe
 
 /* ---- files ----------------------------------------------------------------------------------- */
 
-int extfs_open(struct extfs **ret_fs, int fd, uint64_t offset, uint64_t size)
+int extfs_open_with(struct extfs **ret_fs, int fd, uint64_t offset, uint64_t size, int flags)
 {
     struct extfs *fs = calloc(1, sizeof(*fs));
     char name[64];
@@ -125,12 +144,18 @@ int extfs_open(struct extfs **ret_fs, int fd, uint64_t offset, uint64_t size)
         return -ENOMEM;
     snprintf(name, sizeof(name), "%d:%llu:%llu", fd, (unsigned long long)offset,
              (unsigned long long)size);
-    if (ext2fs_open(name, EXT2_FLAG_64BITS, 0, 0, (io_manager)&window_manager, &fs->fs) != 0) {
+    if (ext2fs_open(name, EXT2_FLAG_64BITS | flags, 0, 0, (io_manager)&window_manager, &fs->fs) !=
+        0) {
         free(fs);
         return -EINVAL;
     }
     *ret_fs = fs;
     return 0;
+}
+
+int extfs_open(struct extfs **ret_fs, int fd, uint64_t offset, uint64_t size)
+{
+    return extfs_open_with(ret_fs, fd, offset, size, 0);
 }
 
 void extfs_close(struct extfs *fs)
@@ -141,7 +166,7 @@ void extfs_close(struct extfs *fs)
     free(fs);
 }
 
-static int lookup(struct extfs *fs, const char *path, bool follow, ext2_ino_t *ret_inode)
+int extfs_lookup(struct extfs *fs, const char *path, bool follow, ext2_ino_t *ret_inode)
 {
     errcode_t e = follow
                       ? ext2fs_namei_follow(fs->fs, EXT2_ROOT_INO, EXT2_ROOT_INO, path, ret_inode)
@@ -154,14 +179,14 @@ bool extfs_exists(struct extfs *fs, const char *path)
 {
     ext2_ino_t inode;
 
-    return lookup(fs, path, true, &inode) == 0;
+    return extfs_lookup(fs, path, true, &inode) == 0;
 }
 
 static int open_file(struct extfs *fs, const char *path, ext2_file_t *ret_file, uint64_t *ret_bytes)
 {
     struct ext2_inode inode;
     ext2_ino_t number;
-    int r = lookup(fs, path, true, &number);
+    int r = extfs_lookup(fs, path, true, &number);
 
     if (r < 0)
         return r;
@@ -261,7 +286,7 @@ int extfs_list(struct extfs *fs, const char *path, extfs_name_fn fn, void *opaqu
 {
     struct walk walk = {.fn = fn, .opaque = opaque, .left = IMPORT_MAX_ENTRIES};
     ext2_ino_t inode;
-    int r = lookup(fs, path, true, &inode);
+    int r = extfs_lookup(fs, path, true, &inode);
 
     if (r < 0)
         return r;
@@ -273,7 +298,7 @@ int extfs_read_link(struct extfs *fs, const char *path, char *target, size_t siz
     struct ext2_inode inode;
     ext2_ino_t number;
     uint64_t length;
-    int r = lookup(fs, path, false, &number);
+    int r = extfs_lookup(fs, path, false, &number);
 
     if (r < 0)
         return r;

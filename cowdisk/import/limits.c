@@ -22,13 +22,13 @@ static uint64_t hash_memory(uint64_t disk_bytes)
 
 static uint64_t max_memory(void)
 {
-    return BASE_MEMORY + hash_memory(IMPORT_MAX_DISK);
+    return BASE_MEMORY + 2 * hash_memory(IMPORT_MAX_DISK);
 }
 
-int import_enter_sandbox(struct cow_error *err)
+int import_enter_sandbox(struct import *import)
 {
     const struct sandbox_limits limits = {
-        .first_closed_fd = FD_END,
+        .first_closed_fd = FD_BELOW + import->n_below + import->below_hashes,
         .max_files = MAX_FILES,
         .memory = BASE_MEMORY,
         .max_memory = max_memory(),
@@ -36,7 +36,7 @@ int import_enter_sandbox(struct cow_error *err)
         .cpu_seconds = MAX_CPU_SECONDS,
     };
 
-    return sandbox_enter(&limits, err);
+    return sandbox_enter(&limits, &import->error);
 }
 
 int import_limit_cpu(unsigned seconds)

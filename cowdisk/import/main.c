@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define FIND_CPU_SECONDS 60u
@@ -16,13 +17,11 @@
 static int parse_arguments(struct import *import, int argc, char **argv)
 {
     static const struct option options[] = {
-        {"kernel", no_argument, NULL, 'k'},
-        {"initrd", no_argument, NULL, 'i'},
-        {"cmdline", required_argument, NULL, 'c'},
-        {"passphrase", no_argument, NULL, 'p'},
-        {"snapshot", required_argument, NULL, 's'},
-        {"verify", no_argument, NULL, 'v'},
-        {0},
+        {"kernel", no_argument, NULL, 'k'},          {"initrd", no_argument, NULL, 'i'},
+        {"cmdline", required_argument, NULL, 'c'},   {"passphrase", no_argument, NULL, 'p'},
+        {"snapshot", required_argument, NULL, 's'},  {"verify", no_argument, NULL, 'v'},
+        {"below", required_argument, NULL, 'b'},     {"below-hashes", no_argument, NULL, 'h'},
+        {"remove-identity", no_argument, NULL, 'a'}, {0},
     };
     int option;
 
@@ -34,10 +33,14 @@ static int parse_arguments(struct import *import, int argc, char **argv)
         case 'p': import->has_passphrase = true; break;
         case 's': import->snapshot = optarg; break;
         case 'v': import->verify = true; break;
+        case 'b': import->n_below = (unsigned)atoi(optarg); break;
+        case 'h': import->below_hashes = true; break;
+        case 'a': import->anonymous = true; break;
         default: return -EINVAL;
         }
     }
-    if (optind != argc)
+    if (optind != argc || import->n_below > COW_IMPORT_MAX_BELOW ||
+        (import->below_hashes && import->n_below == 0))
         return -EINVAL;
     if (import->cmdline && strlen(import->cmdline) >= sizeof(import->result.cmdline)) {
         snprintf(import->error.text, sizeof(import->error.text),
@@ -68,10 +71,23 @@ static int write_hashes(struct import *import)
     return r;
 }
 
-/* Whoever decrypts with the wrong passphrase gets noise, and nothing tells so. */
-static int find_boot(struct import *import)
+static int look_inside(struct import *import)
 {
-    int r = import_find_boot(import);
+    struct layout *layout = calloc(1, sizeof(*layout));
+    int r = layout ? import_find_layout(import, layout) : -ENOMEM;
+
+    if (r == 0 && import->anonymous)
+        r = import_remove_identity(import, layout);
+    if (r == 0)
+        r = import_find_boot(import, layout);
+    free(layout);
+    return r;
+}
+
+/* Whoever decrypts with the wrong passphrase gets noise, and nothing tells so. */
+static int use_disk(struct import *import)
+{
+    int r = look_inside(import);
     size_t used = strlen(import->error.text);
 
     if (r < 0 && import->encrypted)
@@ -82,7 +98,7 @@ static int find_boot(struct import *import)
 
 static int run(struct import *import)
 {
-    int r = import_enter_sandbox(&import->error);
+    int r = import_enter_sandbox(import);
 
     if (r == 0 && import->verify)
         return import_verify(import);
@@ -91,7 +107,7 @@ static int run(struct import *import)
     if (r == 0)
         r = import_limit_cpu(FIND_CPU_SECONDS);
     if (r == 0)
-        r = find_boot(import);
+        r = use_disk(import);
     if (r == 0)
         r = import_limit_cpu(0);
     if (r == 0)
@@ -101,7 +117,7 @@ static int run(struct import *import)
 
 static int fail(struct import *import, int error)
 {
-    struct cow_import_msg msg = {.type = COW_IMPORT_FAILED};
+    struct cow_import_msg msg = {.type = COW_IMPORT_FAILED, .damaged = import->damaged};
 
     if (import->error.text[0] == '\0')
         snprintf(import->error.text, sizeof(import->error.text), "import failed: %s",
@@ -119,8 +135,9 @@ int main(int argc, char **argv)
     if (r == -EINVAL) {
         fprintf(stderr, "usage: vmmd-import [--kernel] [--initrd] [--cmdline TEXT] [--passphrase] "
                         "[--snapshot S]\n"
+                        "                   [--below N [--below-hashes]] [--remove-identity]\n"
                         "       vmmd-import --verify\n"
-                        "(started by vmmd, with its files on fds 3 to 9)\n");
+                        "(started by vmmd, with its files on fds 3 and up)\n");
         return 2;
     }
     if (r == 0)

@@ -71,7 +71,7 @@ int open_for_libqcow(const char *path, int flags, ...)
     va_list args;
 
     if (strcmp(path, SOURCE_NAME) == 0)
-        return fcntl(FD_SOURCE, F_DUPFD_CLOEXEC, FD_END);
+        return fcntl(FD_SOURCE, F_DUPFD_CLOEXEC, FD_BELOW);
     va_start(args, flags);
     if (flags & O_CREAT)
         mode = va_arg(args, mode_t);

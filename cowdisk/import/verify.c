@@ -37,6 +37,7 @@ static int on_progress(void *opaque, uint64_t done, uint64_t total)
 
 static void tell_damage(const struct verify *v, uint64_t n_blocks)
 {
+    v->import->damaged = true;
     snprintf(v->import->error.text, sizeof(v->import->error.text),
              "%llu of %llu blocks are damaged, at byte %s%s", (unsigned long long)v->n_damaged,
              (unsigned long long)n_blocks, v->offsets, v->n_damaged > NAMED ? ", ..." : "");

@@ -45,13 +45,16 @@ static void probe_volume(int fd, struct volume *volume)
     if (blkid_probe_set_device(probe, fd, (blkid_loff_t)volume->offset,
                                (blkid_loff_t)volume->size) == 0) {
         blkid_probe_enable_superblocks(probe, 1);
-        blkid_probe_set_superblocks_flags(probe, BLKID_SUBLKS_TYPE | BLKID_SUBLKS_UUID);
+        blkid_probe_set_superblocks_flags(probe, BLKID_SUBLKS_TYPE | BLKID_SUBLKS_UUID |
+                                                     BLKID_SUBLKS_LABEL);
         blkid_probe_filter_superblocks_type(probe, BLKID_FLTR_ONLYIN, types);
         if (blkid_do_safeprobe(probe) == 0) {
             if (blkid_probe_lookup_value(probe, "TYPE", &value, NULL) == 0)
                 snprintf(volume->type, sizeof(volume->type), "%s", value);
             if (blkid_probe_lookup_value(probe, "UUID", &value, NULL) == 0)
                 copy_uuid(volume->uuid, sizeof(volume->uuid), value);
+            if (blkid_probe_lookup_value(probe, "LABEL", &value, NULL) == 0)
+                snprintf(volume->label, sizeof(volume->label), "%s", value);
         }
     }
     blkid_free_probe(probe);
