@@ -54,6 +54,8 @@ enum cli_option {
     OPT_BUS_ADDRESS,
     OPT_FORMAT,
     OPT_DISK,
+    OPT_FROM,
+    OPT_KEEP_IDENTITY,
     OPT_KERNEL,
     OPT_INITRD,
     OPT_CMDLINE,
@@ -354,6 +356,7 @@ int cli_is_at_login(const struct cli_watched *guest, void *opaque);
 /* ---- commands ---- */
 
 int cli_template_import(struct cli *cli, const struct cli_args *args);
+int cli_template_create(struct cli *cli, const struct cli_args *args);
 int cli_template_verify(struct cli *cli, const struct cli_args *args);
 int cli_template_list(struct cli *cli, const struct cli_args *args);
 int cli_template_info(struct cli *cli, const struct cli_args *args);

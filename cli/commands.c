@@ -9,6 +9,8 @@
 const struct cli_command cli_commands[] = {
     {"template import", "NAME", {OPT_DISK}, {OPT_KERNEL, OPT_INITRD, OPT_CMDLINE, OPT_PASSPHRASE, OPT_SNAPSHOT},
      "make a template of a disk image", cli_template_import},
+    {"template create", "NAME", {OPT_FROM}, {OPT_KEEP_IDENTITY},
+     "make a template of a guest's disk, without its identity", cli_template_create},
     {"template verify", "NAME", {0}, {0}, "read all of a template and compare it with its hashes",
      cli_template_verify},
     {"template list", "", {0}, {0}, "list templates", cli_template_list},

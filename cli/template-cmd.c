@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * vmctl template import, verify, list, info, delete.
+ * vmctl template import, create, verify, list, info, delete.
  *
  * Files are opened here and passed as descriptors: vmmd reads what the caller may read.
  */
@@ -99,6 +99,47 @@ int cli_template_import(struct cli *cli, const struct cli_args *args)
         r = request(cli, args, &job);
     if (r == 0) {
         cli_progress_start(&job.progress, "importing %s", args->name[0]);
+        r = cli_job_wait(cli, &job);
+    }
+    cli_job_free(&job);
+    return r < 0 ? CLI_FAILED : CLI_DONE;
+}
+
+/* ---- create ---- */
+
+static int request_create(struct cli *cli, const struct cli_args *args, struct cli_job *job)
+{
+    DBusMessage *message = bus_method(CLI_NAME, CLI_ROOT, CLI_MANAGER, "CreateTemplate");
+    dbus_bool_t keep = args->value[OPT_KEEP_IDENTITY] != NULL;
+    DBusMessageIter iter, dict;
+    DBusMessage *reply;
+
+    if (message) {
+        dbus_message_iter_init_append(message, &iter);
+        if (!dbus_message_iter_append_basic(&iter, DBUS_TYPE_STRING, &args->name[0]) ||
+            !dbus_message_iter_append_basic(&iter, DBUS_TYPE_STRING, &args->value[OPT_FROM]) ||
+            !bus_dict_open(&iter, &dict) ||
+            !bus_dict_put(&dict, "keep_identity", DBUS_TYPE_BOOLEAN, &keep) ||
+            !bus_dict_close(&iter, &dict)) {
+            cli_tell("out of memory");
+            dbus_message_unref(message);
+            return -1;
+        }
+    }
+    if (cli_send(cli, message, &reply) < 0)
+        return -1;
+    return cli_job_take(job, reply);
+}
+
+int cli_template_create(struct cli *cli, const struct cli_args *args)
+{
+    struct cli_job job = {.what = "creation"};
+    int r = cli_job_prepare(cli, &job);
+
+    if (r == 0)
+        r = request_create(cli, args, &job);
+    if (r == 0) {
+        cli_progress_start(&job.progress, "creating %s", args->name[0]);
         r = cli_job_wait(cli, &job);
     }
     cli_job_free(&job);

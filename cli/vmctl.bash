@@ -32,6 +32,7 @@ _vmctl_complete()
     --engine) words="auto soft kvm" ;;
     --to | --backing-format | --image-format) words="raw qcow2" ;;
     --repair) words="leaks all" ;;
+    --from) words="$(_vmctl_names guest)" ;;
     --for) words="login stopped" ;;
     --bus-address) words="system session" ;;
     --share-group) words="none" ;;
@@ -55,7 +56,7 @@ _vmctl_complete()
     done
     case $command in
     "") words="$(_vmctl_lines | cut -d ' ' -f 1 | sort -u) help --help --version --bus-address --format" ;;
-    template) words="import verify list info delete" ;;
+    template) words="import create verify list info delete" ;;
     image) words="info check create convert commit rebase resize snapshots" ;;
     *)
         line=$(_vmctl_lines | grep -m 1 "^$command\( \|$\)")

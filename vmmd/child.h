@@ -13,7 +13,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#define CHILD_FDS_MAX 16
+#define CHILD_FDS_MAX 24
 
 struct event_base;
 struct child;

@@ -85,7 +85,7 @@ static int open_files(struct guest *guest, int *ret_log, struct problem *problem
     r = template_open(tmpl, &guest->fds, problem);
     if (r < 0)
         return r;
-    r = guest->overlay_fd = guest_store_open(guest, "overlay.qcow2", O_RDWR, problem);
+    r = guest->overlay_fd = guest_store_open(guest, GUEST_OVERLAY, O_RDWR, problem);
     if (r >= 0)
         r = guest->console_fd =
             guest_store_open(guest, "console.log", O_WRONLY | O_APPEND | O_CREAT, problem);

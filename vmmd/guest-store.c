@@ -22,10 +22,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#define CONFIG_NAME  "guest.json"
-#define STATE_NAME   "state.json"
-#define OVERLAY_NAME "overlay.qcow2"
-#define SECTOR       512u
+#define CONFIG_NAME "guest.json"
+#define STATE_NAME  "state.json"
+#define SECTOR      512u
 
 /* ---- guest.json ---- */
 
@@ -124,13 +123,13 @@ static int create_overlay(int dir_fd, const struct guest_config *config,
         return r;
     options.backing_identity = &identity;
     snprintf(backing, sizeof(backing), "%s/" TEMPLATE_DISK, tmpl->path);
-    fd = openat(dir_fd, OVERLAY_NAME, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    fd = openat(dir_fd, GUEST_OVERLAY, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd < 0)
         return problem_errno(problem, -errno, "guest %s: cannot make its overlay", config->name);
     r = cow_create(fd, &options, &err);
     close(fd);
     if (r < 0)
-        return problem_errno(problem, r, "guest %s: cannot make %s/guests/%s/" OVERLAY_NAME "%s%s",
+        return problem_errno(problem, r, "guest %s: cannot make %s/guests/%s/" GUEST_OVERLAY "%s%s",
                              config->name, tmpl->daemon->state_dir, config->name,
                              err.text[0] ? ": " : "", err.text);
     return 0;

@@ -57,7 +57,7 @@ struct guest *guest_new(struct daemon *daemon, const struct guest_config *config
     guest->fds = (struct template_fds){-1, -1, -1, -1};
     TAILQ_INIT(&guest->waiters);
     guest->timer = event_new(daemon->base, -1, 0, on_timer, guest);
-    if (!guest->timer || asprintf(&guest->overlay_path, "%s/guests/%s/overlay.qcow2",
+    if (!guest->timer || asprintf(&guest->overlay_path, "%s/guests/%s/" GUEST_OVERLAY,
                                   daemon->state_dir, config->name) < 0) {
         if (guest->timer)
             event_free(guest->timer);
@@ -213,6 +213,23 @@ static int not_running(const struct guest *guest, struct problem *problem)
                                                         : "started");
 }
 
+static int check_unread(const struct guest *guest, struct problem *problem)
+{
+    return guest->readers == 0 ? 0
+                               : problem_set(problem, PROBLEM_BUSY,
+                                             "a template is being made of guest %s: wait for it",
+                                             guest->config.name);
+}
+
+int guest_check_still(const struct guest *guest, struct problem *problem)
+{
+    if (guest->process || guest->phase != PHASE_IDLE)
+        return problem_set(problem, PROBLEM_WRONG_STATE, "guest %s is %s: stop it first",
+                           guest->config.name,
+                           guest->phase == PHASE_UP ? guest_state_name(guest->state) : "busy");
+    return check_unread(guest, problem);
+}
+
 int guest_start(struct guest *guest, guest_done_fn done, void *opaque, struct problem *problem)
 {
     int r;
@@ -222,7 +239,9 @@ int guest_start(struct guest *guest, guest_done_fn done, void *opaque, struct pr
                            guest->config.name, guest_state_name(guest->state));
     if (guest->phase != PHASE_IDLE)
         return not_running(guest, problem);
-    r = pressure_admit(guest->daemon->pressure, guest, problem);
+    r = check_unread(guest, problem);
+    if (r == 0)
+        r = pressure_admit(guest->daemon->pressure, guest, problem);
     if (r == 0)
         r = guest_process_start(guest, problem);
     if (r < 0)
@@ -497,12 +516,10 @@ int guest_delete(struct guest *guest, struct problem *problem)
 {
     struct daemon *daemon = guest->daemon;
     char name[NAME_LENGTH_MAX + 1], tmpl[NAME_LENGTH_MAX + 1];
-    int r;
+    int r = guest_check_still(guest, problem);
 
-    if (guest->phase != PHASE_IDLE)
-        return problem_set(problem, PROBLEM_WRONG_STATE, "guest %s is %s: stop it first",
-                           guest->config.name,
-                           guest->phase == PHASE_UP ? guest_state_name(guest->state) : "busy");
+    if (r < 0)
+        return r;
     r = guest_store_remove(daemon, guest->config.name, problem);
     if (r < 0)
         return r;

@@ -33,6 +33,7 @@
 #define GUEST_REBOOT_PAUSE 1  /* seconds between two starts of a guest that keeps rebooting */
 #define SAVED_SECONDS      10
 #define GUEST_SHARE_NONE   "none"
+#define GUEST_OVERLAY      "overlay.qcow2"
 #define GUEST_PRIORITY_MAX 100 /* and -100 the least */
 
 enum guest_state { GUEST_CREATED, GUEST_RUNNING, GUEST_PAUSED, GUEST_STOPPED, GUEST_FAILED };
@@ -74,7 +75,8 @@ struct guest {
     TAILQ_ENTRY(guest) link;
     struct daemon *daemon;
     struct guest_config config;
-    bool published; /* false while CreateGuests is still busy with its batch */
+    bool published;   /* false while CreateGuests is still busy with its batch */
+    unsigned readers; /* jobs that read its disk: it stays stopped, and is not deleted */
 
     enum guest_state state;
     enum guest_phase phase;
@@ -162,6 +164,8 @@ void guest_leave_share(struct guest *guest);
 uint64_t guest_recent_splits(const struct guest *guest); /* since the last sample of its history */
 /* One that does not read keeps its old budget. */
 void guest_send_scan_budget(struct guest *guest);
+/* WrongState unless it is stopped; Busy while a job reads its disk. */
+int guest_check_still(const struct guest *guest, struct problem *problem);
 int guest_check_memory(const struct daemon *daemon, uint64_t memory, struct problem *problem);
 int guest_check_vcpus(const struct daemon *daemon, enum engine_choice engine, uint32_t vcpus,
                       struct problem *problem);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * import: making a template from an image, in three processes one after the other:
+ * import: making a template from an image or a guest, in three processes one after the other:
  *
  *   copy    copies the caller's kernel and initrd (if given) into the template's directory
  *   import  vmmd-import: reads the foreign image, writes disk.raw and hashes, may find a kernel
@@ -50,6 +50,11 @@ struct import {
     int dir_fd;
     int files[N_FILES];
     int source, kernel, initrd, passphrase; /* the caller's, duplicated */
+    int below[COW_IMPORT_MAX_BELOW], below_hashes;
+    unsigned n_below;
+    char n_below_text[16];
+    bool remove_identity;
+    char guest[NAME_LENGTH_MAX + 1]; /* whose disk is read, and kept still meanwhile; or "" */
     char *cmdline, *snapshot;
     enum import_stage stage;
     struct child *child;
@@ -125,9 +130,19 @@ static void close_fd(int *fd)
     *fd = -1;
 }
 
+/* From then on the guest may start again. */
+static void let_go(struct import *import)
+{
+    struct guest *guest = import->guest[0] ? guest_find(import->daemon, import->guest) : NULL;
+
+    if (guest)
+        guest->readers--;
+}
+
 static void import_free(struct import *import)
 {
     LIST_REMOVE(import, link);
+    let_go(import);
     if (import->status_event)
         event_free(import->status_event);
     close_fd(&import->status);
@@ -137,6 +152,9 @@ static void import_free(struct import *import)
     close_fd(&import->kernel);
     close_fd(&import->initrd);
     close_fd(&import->passphrase);
+    close_fd(&import->below_hashes);
+    for (unsigned i = 0; i < import->n_below; i++)
+        close_fd(&import->below[i]);
     close_fd(&import->dir_fd);
     if (import->temp[0])
         dir_remove(import->daemon->templates_fd, import->temp);
@@ -191,6 +209,9 @@ static void publish(struct import *import)
 
     memcpy(name, import->name, sizeof(name));
     info.created = now_usec();
+    info.own_kernel = import->kernel >= 0;
+    info.own_initrd = import->initrd >= 0;
+    info.own_cmdline = import->cmdline != NULL;
     if (!info.has_initrd)
         unlinkat(import->dir_fd, TEMPLATE_INITRD, 0);
     r = template_save(import->dir_fd, &info);
@@ -345,13 +366,22 @@ static int make_arguments(struct import *import, char *path, char **argv, struct
         argv[n++] = "--snapshot";
         argv[n++] = import->snapshot;
     }
+    if (import->n_below > 0) {
+        snprintf(import->n_below_text, sizeof(import->n_below_text), "%u", import->n_below);
+        argv[n++] = "--below";
+        argv[n++] = import->n_below_text;
+    }
+    if (import->below_hashes >= 0)
+        argv[n++] = "--below-hashes";
+    if (import->remove_identity)
+        argv[n++] = "--remove-identity";
     argv[n] = NULL;
     return r;
 }
 
 static int start_import(struct import *import, struct problem *problem)
 {
-    char path[PATH_MAX], *argv[10];
+    char path[PATH_MAX], *argv[16];
     struct child_spec spec = {.argv = argv, .n_fds = 9};
     int null_fd, socks[2], r;
 
@@ -376,8 +406,11 @@ static int start_import(struct import *import, struct problem *problem)
     spec.fds[4] = import->source;
     for (int i = 0; i < N_FILES; i++)
         spec.fds[5 + i] = import->files[i];
-    if (import->passphrase >= 0)
-        spec.fds[spec.n_fds++] = import->passphrase;
+    spec.fds[spec.n_fds++] = import->passphrase >= 0 ? import->passphrase : null_fd;
+    for (unsigned i = 0; i < import->n_below; i++)
+        spec.fds[spec.n_fds++] = import->below[i];
+    if (import->below_hashes >= 0)
+        spec.fds[spec.n_fds++] = import->below_hashes;
     r = start_child(import, &spec, problem);
     close(socks[1]);
     close(null_fd);
@@ -565,7 +598,7 @@ static struct import *import_new(struct daemon *daemon, const struct import_requ
     if (!import)
         return NULL;
     import->daemon = daemon;
-    import->dir_fd = import->status = -1;
+    import->dir_fd = import->status = import->below_hashes = -1;
     for (int i = 0; i < N_FILES; i++)
         import->files[i] = -1;
     memcpy(import->name, request->name, strlen(request->name) + 1);
@@ -575,8 +608,25 @@ static struct import *import_new(struct daemon *daemon, const struct import_requ
     import->passphrase = take_fd(request->passphrase);
     import->cmdline = request->cmdline ? strdup(request->cmdline) : NULL;
     import->snapshot = request->snapshot ? strdup(request->snapshot) : NULL;
+    import->remove_identity = request->remove_identity;
+    import->below_hashes = take_fd(request->below_hashes);
+    import->n_below = request->n_below;
+    for (unsigned i = 0; i < request->n_below; i++)
+        import->below[i] = take_fd(request->below[i]);
+    if (request->guest) {
+        memcpy(import->guest, request->guest->config.name, sizeof(import->guest));
+        request->guest->readers++;
+    }
     LIST_INSERT_HEAD(&daemon->imports, import, link);
     return import;
+}
+
+void import_request_init(struct import_request *request)
+{
+    *request = (struct import_request){
+        .disk = -1, .kernel = -1, .initrd = -1, .passphrase = -1, .below_hashes = -1};
+    for (unsigned i = 0; i < COW_IMPORT_MAX_BELOW; i++)
+        request->below[i] = -1;
 }
 
 int import_start(struct daemon *daemon, const struct import_request *request, struct job **ret_job,
@@ -601,7 +651,8 @@ int import_start(struct daemon *daemon, const struct import_request *request, st
         r = import->kernel >= 0 || import->initrd >= 0 ? start_copy(import, problem)
                                                        : start_import(import, problem);
     if (r == 0)
-        r = job_new(&import->job, daemon, "import", request->name, on_cancel, import, problem);
+        r = job_new(&import->job, daemon, request->guest ? "create" : "import", request->name,
+                    on_cancel, import, problem);
     if (r < 0) {
         if (import->child)
             child_kill(import->child);
@@ -610,6 +661,41 @@ int import_start(struct daemon *daemon, const struct import_request *request, st
     }
     *ret_job = import->job;
     return 0;
+}
+
+int import_from_guest(struct guest *guest, const char *name, bool keep_identity,
+                      struct job **ret_job, struct problem *problem)
+{
+    const struct template *tmpl = template_find(guest->daemon, guest->config.tmpl);
+    struct import_request request;
+    struct template_fds fds;
+    int overlay, r = guest_check_still(guest, problem);
+
+    if (r < 0)
+        return r;
+    if (!tmpl)
+        return problem_set(problem, PROBLEM_NOT_FOUND, "guest %s: its template %s does not exist",
+                           guest->config.name, guest->config.tmpl);
+    r = template_open(tmpl, &fds, problem);
+    if (r < 0)
+        return r;
+    r = overlay = guest_store_open(guest, GUEST_OVERLAY, O_RDONLY, problem);
+    if (r >= 0) {
+        import_request_init(&request);
+        request.name = name;
+        request.disk = overlay;
+        request.below[request.n_below++] = fds.disk;
+        request.below_hashes = fds.hashes;
+        request.kernel = tmpl->info.own_kernel ? fds.kernel : -1;
+        request.initrd = tmpl->info.own_initrd ? fds.initrd : -1;
+        request.cmdline = tmpl->info.own_cmdline ? tmpl->info.cmdline : NULL;
+        request.remove_identity = !keep_identity;
+        request.guest = guest;
+        r = import_start(guest->daemon, &request, ret_job, problem);
+        close(overlay);
+    }
+    template_close(&fds);
+    return r;
 }
 
 void import_abort_all(struct daemon *daemon)

@@ -18,7 +18,7 @@ struct job {
     TAILQ_ENTRY(job) link;
     struct daemon *daemon;
     uint64_t id;
-    const char *kind; /* "import", "verify" */
+    const char *kind; /* "import", "create", "verify", "export" */
     char name[NAME_LENGTH_MAX + 1];
     enum job_state state;
     double progress; /* 0..1 */

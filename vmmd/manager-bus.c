@@ -84,19 +84,62 @@ static int read_import(DBusMessage *message, struct import_request *request,
 static void import_template(void *object, struct bus_call *call)
 {
     const struct adapter *adapter = object;
-    struct import_request request = {.disk = -1, .kernel = -1, .initrd = -1, .passphrase = -1};
+    struct import_request request;
     const int *fds[] = {&request.disk, &request.kernel, &request.initrd, &request.passphrase};
     char path[ADAPTER_PATH_MAX], *result = path;
     struct problem problem;
     struct job *job;
     int r;
 
+    import_request_init(&request);
     r = read_import(bus_call_message(call), &request, &problem);
     if (r == 0)
         r = import_start(adapter->daemon, &request, &job, &problem);
     for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)
         if (*fds[i] >= 0)
             close(*fds[i]);
+    if (r < 0) {
+        adapter_fail(call, &problem);
+        return;
+    }
+    adapter_job_path(job->id, path);
+    bus_call_return(call, DBUS_TYPE_OBJECT_PATH, &result, DBUS_TYPE_INVALID);
+}
+
+/* ---- CreateTemplate ---- */
+
+static int read_create_template(DBusMessage *message, const char **ret_name, const char **ret_guest,
+                                dbus_bool_t *ret_keep, struct problem *problem)
+{
+    const struct option options[] = {{"keep_identity", DBUS_TYPE_BOOLEAN, ret_keep, NULL}, {0}};
+    DBusMessageIter iter, dict;
+
+    dbus_message_iter_init(message, &iter);
+    dbus_message_iter_get_basic(&iter, ret_name);
+    dbus_message_iter_next(&iter);
+    dbus_message_iter_get_basic(&iter, ret_guest);
+    dbus_message_iter_next(&iter);
+    dbus_message_iter_recurse(&iter, &dict);
+    return read_options(&dict, options, problem);
+}
+
+static void create_template(void *object, struct bus_call *call)
+{
+    const struct adapter *adapter = object;
+    const char *name, *guest_name;
+    char path[ADAPTER_PATH_MAX], *result = path;
+    dbus_bool_t keep = FALSE;
+    struct problem problem;
+    struct guest *guest;
+    struct job *job;
+    int r = read_create_template(bus_call_message(call), &name, &guest_name, &keep, &problem);
+
+    if (r == 0) {
+        guest = guest_find(adapter->daemon, guest_name);
+        r = guest ? import_from_guest(guest, name, keep, &job, &problem)
+                  : problem_set(&problem, PROBLEM_NOT_FOUND, "guest \"%.64s\" does not exist",
+                                guest_name);
+    }
     if (r < 0) {
         adapter_fail(call, &problem);
         return;
@@ -358,6 +401,10 @@ static const struct bus_method_entry methods[] = {
      .in = BUS_ARGS({"name", "s"}, {"disk", "h"}, {"options", "a{sv}"}),
      .out = BUS_ARGS({"job", "o"}),
      .call = import_template},
+    {.name = "CreateTemplate",
+     .in = BUS_ARGS({"name", "s"}, {"guest", "s"}, {"options", "a{sv}"}),
+     .out = BUS_ARGS({"job", "o"}),
+     .call = create_template},
     {.name = "CreateGuests",
      .in = BUS_ARGS({"template", "s"}, {"name", "s"}, {"options", "a{sv}"}),
      .out = BUS_ARGS({"guests", "ao"}),

@@ -48,11 +48,12 @@ int template_save(int dir_fd, struct template_info *info)
     info->size = (uint64_t)st.st_size;
     info->mtime = mtime_ns(&st);
     info->inode = st.st_ino;
-    json =
-        json_pack("{s:I, s:I, s:I, s:I, s:b, s:s, s:s, s:s}", "size", (json_int_t)info->size,
-                  "mtime_ns", (json_int_t)info->mtime, "inode", (json_int_t)info->inode, "created",
-                  (json_int_t)info->created, "has_initrd", info->has_initrd, "os_name",
-                  info->os_name, "kernel_name", info->kernel_name, "cmdline", info->cmdline);
+    json = json_pack("{s:I, s:I, s:I, s:I, s:b, s:s, s:s, s:s, s:b, s:b, s:b}", "size",
+                     (json_int_t)info->size, "mtime_ns", (json_int_t)info->mtime, "inode",
+                     (json_int_t)info->inode, "created", (json_int_t)info->created, "has_initrd",
+                     info->has_initrd, "os_name", info->os_name, "kernel_name", info->kernel_name,
+                     "cmdline", info->cmdline, "own_kernel", info->own_kernel, "own_initrd",
+                     info->own_initrd, "own_cmdline", info->own_cmdline);
     if (!json)
         return -EINVAL; /* a text is not UTF-8 */
     r = json_save(dir_fd, JSON_NAME, json, true);
@@ -65,6 +66,10 @@ static bool read_info(const json_t *json, struct template_info *info)
     const json_t *has_initrd = json_object_get(json, "has_initrd");
 
     info->has_initrd = json_is_true(has_initrd);
+    /* Templates of earlier versions do not say. */
+    info->own_kernel = json_is_true(json_object_get(json, "own_kernel"));
+    info->own_initrd = json_is_true(json_object_get(json, "own_initrd"));
+    info->own_cmdline = json_is_true(json_object_get(json, "own_cmdline"));
     return json_is_boolean(has_initrd) && json_read_u64(json, "size", &info->size) &&
            json_read_u64(json, "mtime_ns", &info->mtime) &&
            json_read_u64(json, "inode", &info->inode) &&

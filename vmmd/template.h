@@ -23,6 +23,7 @@ struct template_info {
     uint64_t inode; /* of disk.raw */
     uint64_t created;
     bool has_initrd;
+    bool own_kernel, own_initrd, own_cmdline; /* given at the import, not found in the image */
     char os_name[128], kernel_name[128], cmdline[TEMPLATE_CMDLINE_MAX];
 };
 

@@ -50,6 +50,8 @@ jq_is '. == []' vmctl template list --format json
 vmctl template import deb --disk "$TMP/image" --cmdline 'quiet "x", y'
 status 1 'exists' vmctl template import deb --disk "$TMP/image"
 jq_is 'length == 1 and .[0].name == "deb" and .[0].guests == []' vmctl template list --format json
+status 2 'an option is missing: --from' vmctl template create golden
+status 1 'guest "nobody" does not exist' vmctl template create golden --from nobody
 jq_is '.name == "deb" and .size == 300000 and .cmdline == "quiet \"x\", y"' vmctl template info deb --format json
 vmctl template info deb --format csv | grep -q -F '"quiet ""x"", y"' || fail "CSV is not quoted"
 status 1 'there is no template nix' vmctl template info nix

@@ -249,13 +249,16 @@ static void test_import_with_kernel(void **state)
 {
     struct world *world = *state;
     int disk = make_image(world, "good", 8192), kernel = make_image(world, "a kernel", 3000000);
-    struct import_request request = {
-        .name = "deb", .disk = disk, .kernel = kernel, .initrd = -1, .passphrase = -1};
+    struct import_request request;
     struct problem problem;
     struct job *job;
     struct stat st;
     char path[256];
 
+    import_request_init(&request);
+    request.name = "deb";
+    request.disk = disk;
+    request.kernel = kernel;
     lseek(kernel, 0, SEEK_END); /* the caller's offset must not matter */
     assert_int_equal(import_start(world->daemon, &request, &job, &problem), 0);
     close(disk);
@@ -272,7 +275,7 @@ static void test_import_with_kernel(void **state)
 static void test_too_many_jobs(void **state)
 {
     struct world *world = *state;
-    struct import_request request = {.name = "last", .kernel = -1, .initrd = -1, .passphrase = -1};
+    struct import_request request;
     struct problem problem;
     struct job *job;
     char name[32];
@@ -281,10 +284,71 @@ static void test_too_many_jobs(void **state)
         snprintf(name, sizeof(name), "slow-%d", i);
         import_image(world, name, "hang");
     }
+    import_request_init(&request);
+    request.name = "last";
     request.disk = make_image(world, "good", 8192);
     assert_true(import_start(world->daemon, &request, &job, &problem) < 0);
     assert_int_equal(problem.kind, PROBLEM_LIMIT_EXCEEDED);
     close(request.disk);
+}
+
+/* While its disk is read a guest is neither started nor deleted; then it is as free as before. */
+static void test_template_of_a_guest(void **state)
+{
+    struct world *world = *state;
+    struct outcome outcome = {0};
+    struct problem problem;
+    struct guest *guest;
+    struct job *job;
+
+    import_template(world, "deb");
+    guest = create_guest(world, "deb", "web");
+    assert_int_equal(import_from_guest(guest, "golden", false, &job, &problem), 0);
+    assert_int_equal(guest->readers, 1);
+    assert_true(guest_start(guest, on_outcome, &outcome, &problem) < 0);
+    assert_int_equal(problem.kind, PROBLEM_BUSY);
+    assert_true(guest_delete(guest, &problem) < 0);
+    assert_int_equal(problem.kind, PROBLEM_BUSY);
+    assert_true(import_from_guest(guest, "golden", false, &job, &problem) < 0);
+    assert_int_equal(problem.kind, PROBLEM_BUSY);
+    run_while_not(world, job_ended, job);
+    assert_int_equal(job->state, JOB_DONE);
+    assert_string_equal(job->kind, "create");
+    assert_non_null(template_find(world->daemon, "golden"));
+    assert_int_equal(guest->readers, 0);
+    assert_int_equal(import_from_guest(guest, "again", false, &job, &problem), 0);
+    assert_int_equal(job_cancel(job, &problem), 0);
+    run_while_not(world, job_ended, job);
+    assert_int_equal(guest->readers, 0);
+    assert_int_equal(guest_start(guest, on_outcome, &outcome, &problem), 0);
+    run_until(world, &outcome.done);
+    assert_true(outcome.ok);
+    assert_true(import_from_guest(guest, "late", false, &job, &problem) < 0);
+    assert_int_equal(problem.kind, PROBLEM_WRONG_STATE);
+}
+
+/* What was given at an import is given again. */
+static void test_template_keeps_what_was_given(void **state)
+{
+    struct world *world = *state;
+    struct import_request request;
+    struct problem problem;
+    struct job *job;
+
+    import_request_init(&request);
+    request.name = "deb";
+    request.disk = make_image(world, "good", 8192);
+    request.cmdline = "console=ttyS0 own";
+    assert_int_equal(import_start(world->daemon, &request, &job, &problem), 0);
+    close(request.disk);
+    run_while_not(world, job_ended, job);
+    assert_int_equal(
+        import_from_guest(create_guest(world, "deb", "web"), "golden", true, &job, &problem), 0);
+    run_while_not(world, job_ended, job);
+    assert_int_equal(job->state, JOB_DONE);
+    reopen_daemon(world);
+    assert_true(template_find(world->daemon, "golden")->info.own_cmdline);
+    assert_false(template_find(world->daemon, "golden")->info.own_kernel);
 }
 
 #define CASE(function) cmocka_unit_test_setup_teardown(function, world_setup, world_teardown)
@@ -302,6 +366,8 @@ int main(int argc, char **argv)
         CASE(test_cancelled_import),
         CASE(test_import_with_kernel),
         CASE(test_too_many_jobs),
+        CASE(test_template_of_a_guest),
+        CASE(test_template_keeps_what_was_given),
     };
 
     be_a_fake_if_asked(argc, argv);

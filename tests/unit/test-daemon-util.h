@@ -247,12 +247,15 @@ static inline bool job_ended(void *opaque)
 static inline struct job *import_image(struct world *world, const char *name, const char *word)
 {
     int fd = make_image(world, word, 100000);
-    struct import_request request = {
-        .name = name, .disk = fd, .kernel = -1, .initrd = -1, .passphrase = -1};
+    struct import_request request;
     struct problem problem = {0};
     struct job *job = NULL;
-    int r = import_start(world->daemon, &request, &job, &problem);
+    int r;
 
+    import_request_init(&request);
+    request.name = name;
+    request.disk = fd;
+    r = import_start(world->daemon, &request, &job, &problem);
     close(fd);
     if (r < 0)
         fail_msg("import_start: %s", problem.text);
