@@ -7,6 +7,7 @@
  * lately (inactive_file) is given up before anybody is killed.
  */
 #include "vmmd/hostmem.h"
+#include "vmmd/cgroup.h"
 #include "vmmd/text.h"
 
 #include <errno.h>
@@ -65,127 +66,6 @@ static bool read_number(const char *root, const char *directory, const char *nam
     return find_number(root, path, "", ret);
 }
 
-/* ---- where the cgroup is ---- */
-
-struct cgroup {
-    char mount[PATH_MAX]; /* where its hierarchy is mounted */
-    char path[PATH_MAX];  /* below that: "" or "/a/b" */
-    bool unified;         /* version 2 */
-};
-
-static bool has_word(const char *list, const char *word)
-{
-    size_t n = strlen(word);
-
-    for (const char *at = list; (at = strstr(at, word)); at++)
-        if ((at == list || at[-1] == ',') && strchr(",\n ", at[n]))
-            return true;
-    return false;
-}
-
-/* Our path in one hierarchy as /proc/self/cgroup tells it: "4:memory:/a/b" or "0::/a/b". */
-static bool own_path(const char *root, bool unified, char *path, size_t size)
-{
-    FILE *file = open_text(root, "/proc/self/cgroup");
-    char line[PATH_MAX + 256];
-    bool found = false;
-
-    if (!file)
-        return false;
-    while (!found && fgets(line, sizeof(line), file)) {
-        char *controllers = strchr(line, ':');
-        char *at = controllers ? strchr(controllers + 1, ':') : NULL;
-
-        if (!at)
-            continue;
-        *at++ = '\0';
-        at[strcspn(at, "\n")] = '\0';
-        found = unified ? strncmp(line, "0:", 2) == 0 && !controllers[1]
-                        : has_word(controllers + 1, "memory");
-        found = found && (size_t)snprintf(path, size, "%s", at) < size;
-    }
-    fclose(file);
-    return found;
-}
-
-/* \040 and the like, as mountinfo writes spaces. */
-static void unescape(char *text)
-{
-    char *to = text;
-
-    for (const char *from = text; *from; to++) {
-        unsigned value;
-
-        if (from[0] == '\\' && sscanf(from + 1, "%3o", &value) == 1 && strlen(from) >= 4) {
-            *to = (char)value;
-            from += 4;
-        } else {
-            *to = *from++;
-        }
-    }
-    *to = '\0';
-}
-
-/* One line of mountinfo: "31 23 0:28 ROOT MOUNT options - TYPE source superoptions". */
-static bool parse_mount(char *line, bool unified, char **ret_root, char **ret_mount)
-{
-    char *field[5] = {0}, *rest, *tail = strstr(line, " - ");
-    char type[32], options[256] = "";
-
-    if (!tail || sscanf(tail, " - %31s %*s %255s", type, options) < 1)
-        return false;
-    if (unified ? strcmp(type, "cgroup2") != 0
-                : strcmp(type, "cgroup") != 0 || !has_word(options, "memory"))
-        return false;
-    rest = line;
-    for (int i = 0; i < 5; i++)
-        field[i] = strsep(&rest, " ");
-    if (!field[4])
-        return false;
-    unescape(field[3]);
-    unescape(field[4]);
-    *ret_root = field[3];
-    *ret_mount = field[4];
-    return true;
-}
-
-/* A container may see its hierarchy from somewhere below the top: what is above is cut off. */
-static const char *below(const char *path, const char *top)
-{
-    size_t n = strlen(top);
-
-    if (strcmp(top, "/") == 0)
-        return strcmp(path, "/") == 0 ? "" : path;
-    if (strncmp(path, top, n) == 0 && (path[n] == '/' || !path[n]))
-        return path + n;
-    return "";
-}
-
-static bool find_cgroup(const char *root, bool unified, struct cgroup *ret)
-{
-    FILE *file;
-    char *line = NULL, *top, *mount, path[PATH_MAX];
-    bool found = false;
-    size_t size = 0;
-
-    if (!own_path(root, unified, path, sizeof(path)) || strstr(path, ".."))
-        return false;
-    file = open_text(root, "/proc/self/mountinfo");
-    if (!file)
-        return false;
-    while (!found && getline(&line, &size, file) > 0) {
-        if (!parse_mount(line, unified, &top, &mount))
-            continue;
-        snprintf(ret->mount, sizeof(ret->mount), "%s", mount);
-        snprintf(ret->path, sizeof(ret->path), "%s", below(path, top));
-        ret->unified = unified;
-        found = true;
-    }
-    free(line);
-    fclose(file);
-    return found;
-}
-
 /* ---- limits ---- */
 
 /* Limit, use, and how much of that is page cache nobody used lately. False: no limit here. */
@@ -229,12 +109,12 @@ static void look_at_level(const char *root, const struct cgroup *cgroup, struct 
     snprintf(hostmem->where, sizeof(hostmem->where), "memory cgroup %.140s", name);
 }
 
-static void look_at_cgroup(const char *root, bool unified, struct hostmem *hostmem,
+static void look_at_cgroup(const char *root, const char *controller, struct hostmem *hostmem,
                            uint64_t host_total)
 {
     struct cgroup cgroup;
 
-    if (!find_cgroup(root, unified, &cgroup))
+    if (!cgroup_find(&cgroup, root, controller))
         return;
     for (int i = 0; i < LEVELS_MAX; i++) {
         char *slash = strrchr(cgroup.path, '/');
@@ -260,8 +140,8 @@ int hostmem_read(const char *root, struct hostmem *ret_hostmem)
         return -EINVAL;
     host_total = hostmem.total *= 1024;
     hostmem.available *= 1024;
-    look_at_cgroup(root, false, &hostmem, host_total);
-    look_at_cgroup(root, true, &hostmem, host_total);
+    look_at_cgroup(root, "memory", &hostmem, host_total);
+    look_at_cgroup(root, NULL, &hostmem, host_total);
     *ret_hostmem = hostmem;
     return 0;
 }
