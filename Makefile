@@ -76,7 +76,7 @@ $(LIBDAEMON): $(call objs,$(filter-out vmmd/main.c,$(DAEMON_SRC))) ; $(archive)
 COWDISK_LIBS  := -lxxhash -ldeflate -lz -lzstd -luring
 MEMSHARE_LIBS := -lxxhash
 BUS_LIBS      := -ldbus-1 -levent_core
-DAEMON_LIBS   := $(BUS_LIBS) -ljansson -linih -lsystemd -lcap-ng
+DAEMON_LIBS   := $(BUS_LIBS) -ljansson -linih -lsystemd -lcap-ng -lm
 GUEST_LIBS    := -lseccomp -lcap-ng -lrt -lm
 IMPORT_LIBS   := -lqcow -lext2fs -lcom_err -lblkid -lseccomp -lcap-ng
 IMAGE_LIBS    := -ljansson -lseccomp -lcap-ng

@@ -67,6 +67,9 @@ enum cli_option {
     OPT_ENGINE,
     OPT_SHARE_GROUP,
     OPT_PRIORITY,
+    OPT_SHARES,
+    OPT_CPU_LIMIT,
+    OPT_CPU_RESERVE,
     OPT_WAIT,
     OPT_FORCE,
     OPT_FOR,
@@ -104,7 +107,7 @@ struct cli_args {
     int n_names;
 };
 
-#define CLI_MAX_OPTIONS 10
+#define CLI_MAX_OPTIONS 16
 
 struct cli_command {
     const char *words; /* "template import" */
@@ -134,6 +137,9 @@ int cli_number(const struct cli_args *args, enum cli_option option, uint64_t max
 /* The same for an integer from -max to max. */
 int cli_integer(const struct cli_args *args, enum cli_option option, int32_t max, int32_t otherwise,
                 int32_t *ret_number);
+/* --shares, --cpu-limit or --cpu-reserve as vmmd takes it: "none" is 0, "%" may follow. If it is
+ * not given *ret_number stays. Tells and returns -1 (usage). */
+int cli_cpu_number(const struct cli_args *args, enum cli_option option, uint32_t *ret_number);
 /* NAME, or NAME-1..NAME-K for --count K: an array that ends with NULL. Tells; NULL on failure. */
 char **cli_counted_names(const struct cli_args *args, const char *name);
 void cli_names_free(char **names);
@@ -180,9 +186,9 @@ const char *cli_time_text(uint64_t microseconds, char text[CLI_TEXT_MAX]);
 
 struct cli_guest {
     char *path, *name, *state, *reason, *engine, *tmpl, *share_group, *share_timing, *uuid,
-        *overlay, *device_error;
+        *overlay, *device_error, *cpu_control;
     int32_t priority;
-    uint32_t pid, vcpus;
+    uint32_t pid, vcpus, cpu_shares, cpu_limit, cpu_reserve;
     uint64_t memory, created, started, ram_address, resident, saved;
     dbus_bool_t login, settled;
 };
@@ -269,6 +275,7 @@ enum cli_kind {
     KIND_SECONDS,
     KIND_PERCENT,
     KIND_RATE,
+    KIND_CPU, /* percent of one core, 0: none */
 };
 
 struct cli_column {

@@ -14,6 +14,7 @@ struct wish {
     uint64_t count, memory, vcpus;
     const char *engine, *share_group;
     int32_t priority;
+    uint32_t cpu_shares, cpu_limit, cpu_reserve;
 };
 
 static int read_wish(const struct cli_args *args, struct wish *wish)
@@ -25,7 +26,10 @@ static int read_wish(const struct cli_args *args, struct wish *wish)
     wish->share_group = args->value[OPT_SHARE_GROUP];
     if (cli_number(args, OPT_COUNT, 10000, 0, &wish->count) < 0 ||
         cli_number(args, OPT_VCPUS, 1024, 0, &wish->vcpus) < 0 ||
-        cli_integer(args, OPT_PRIORITY, 100, 0, &wish->priority) < 0)
+        cli_integer(args, OPT_PRIORITY, 100, 0, &wish->priority) < 0 ||
+        cli_cpu_number(args, OPT_SHARES, &wish->cpu_shares) < 0 ||
+        cli_cpu_number(args, OPT_CPU_LIMIT, &wish->cpu_limit) < 0 ||
+        cli_cpu_number(args, OPT_CPU_RESERVE, &wish->cpu_reserve) < 0)
         return -1;
     if (memory && !cli_size_parse(memory, &wish->memory)) {
         cli_tell("--memory wants a size like 256M, 1G or 268435456, not \"%s\"", memory);
@@ -39,12 +43,23 @@ static int read_wish(const struct cli_args *args, struct wish *wish)
     return 0;
 }
 
+static bool put_cpu(DBusMessageIter *dict, const struct cli_args *args, const struct wish *wish)
+{
+    return (!args->value[OPT_SHARES] ||
+            bus_dict_put(dict, "cpu_shares", DBUS_TYPE_UINT32, &wish->cpu_shares)) &&
+           (!args->value[OPT_CPU_LIMIT] ||
+            bus_dict_put(dict, "cpu_limit", DBUS_TYPE_UINT32, &wish->cpu_limit)) &&
+           (!args->value[OPT_CPU_RESERVE] ||
+            bus_dict_put(dict, "cpu_reserve", DBUS_TYPE_UINT32, &wish->cpu_reserve));
+}
+
 /* Only what was asked for is sent: vmmd knows the defaults, and what is wrong with a wish. */
 static bool put_wish(DBusMessageIter *dict, const struct cli_args *args, const struct wish *wish)
 {
     uint32_t count = (uint32_t)wish->count, vcpus = (uint32_t)wish->vcpus;
 
-    return (!args->value[OPT_COUNT] || bus_dict_put(dict, "count", DBUS_TYPE_UINT32, &count)) &&
+    return put_cpu(dict, args, wish) &&
+           (!args->value[OPT_COUNT] || bus_dict_put(dict, "count", DBUS_TYPE_UINT32, &count)) &&
            (!args->value[OPT_VCPUS] || bus_dict_put(dict, "vcpus", DBUS_TYPE_UINT32, &vcpus)) &&
            (!args->value[OPT_MEMORY] ||
             bus_dict_put(dict, "memory", DBUS_TYPE_UINT64, &wish->memory)) &&

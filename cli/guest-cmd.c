@@ -66,10 +66,35 @@ static int set_property(struct cli *cli, const char *path, const char *property,
 }
 
 struct settings {
-    bool priority, memory, vcpus; /* given */
+    bool priority, memory, vcpus, cpu; /* given */
+    const struct cli_args *args;
     int32_t new_priority;
     uint64_t new_memory, new_vcpus;
+    uint32_t shares, limit, reserve;
 };
+
+/* The three go together: a limit and a reserve may only be right with each other. */
+static int set_cpu(struct cli *cli, const char *path, const struct settings *s)
+{
+    const char *const *value = s->args->value;
+    DBusMessage *message = bus_method(CLI_NAME, path, CLI_GUEST, "SetCpu");
+    DBusMessageIter iter, dict;
+    bool made = false;
+
+    if (message) {
+        dbus_message_iter_init_append(message, &iter);
+        made =
+            bus_dict_open(&iter, &dict) &&
+            (!value[OPT_SHARES] || bus_dict_put(&dict, "shares", DBUS_TYPE_UINT32, &s->shares)) &&
+            (!value[OPT_CPU_LIMIT] || bus_dict_put(&dict, "limit", DBUS_TYPE_UINT32, &s->limit)) &&
+            (!value[OPT_CPU_RESERVE] ||
+             bus_dict_put(&dict, "reserve", DBUS_TYPE_UINT32, &s->reserve)) &&
+            bus_dict_close(&iter, &dict);
+    }
+    if (!made && message)
+        dbus_message_unref(message);
+    return cli_send(cli, made ? message : NULL, NULL);
+}
 
 static int set_guest(struct cli *cli, const char *name, const struct settings *s)
 {
@@ -85,8 +110,21 @@ static int set_guest(struct cli *cli, const char *name, const struct settings *s
         r = set_property(cli, path, "VCPUs", DBUS_TYPE_UINT32, &vcpus);
     if (r == 0 && s->priority)
         r = set_property(cli, path, "Priority", DBUS_TYPE_INT32, &s->new_priority);
+    if (r == 0 && s->cpu)
+        r = set_cpu(cli, path, s);
     free(path);
     return r;
+}
+
+static int read_cpu(const struct cli_args *args, struct settings *s)
+{
+    s->args = args;
+    s->cpu = args->value[OPT_SHARES] || args->value[OPT_CPU_LIMIT] || args->value[OPT_CPU_RESERVE];
+    if (cli_cpu_number(args, OPT_SHARES, &s->shares) < 0 ||
+        cli_cpu_number(args, OPT_CPU_LIMIT, &s->limit) < 0 ||
+        cli_cpu_number(args, OPT_CPU_RESERVE, &s->reserve) < 0)
+        return -1;
+    return 0;
 }
 
 int cli_set(struct cli *cli, const struct cli_args *args)
@@ -98,8 +136,10 @@ int cli_set(struct cli *cli, const struct cli_args *args)
     };
     int status = CLI_DONE;
 
-    if (!s.priority && !s.memory && !s.vcpus) {
-        cli_tell("set what? --memory, --vcpus or --priority");
+    if (read_cpu(args, &s) < 0)
+        return CLI_USAGE;
+    if (!s.priority && !s.memory && !s.vcpus && !s.cpu) {
+        cli_tell("set what? --memory, --vcpus, --priority, --shares, --cpu-limit or --cpu-reserve");
         return CLI_USAGE;
     }
     if (s.memory && !cli_size_parse(args->value[OPT_MEMORY], &s.new_memory)) {

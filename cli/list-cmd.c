@@ -46,6 +46,10 @@ static const struct cli_column info_columns[] = {
     {"share_group", "Share group", KIND_TEXT},
     {"share_timing", "Share timing", KIND_TEXT},
     {"priority", "Priority", KIND_NUMBER},
+    {"cpu_shares", "CPU shares", KIND_NUMBER},
+    {"cpu_limit", "CPU limit", KIND_CPU},
+    {"cpu_reserve", "CPU reserve", KIND_CPU},
+    {"cpu_control", "CPU control", KIND_TEXT},
     {"resident", "Resident", KIND_SIZE},
     {"saved", "Saved", KIND_SIZE},
     {"settled", "Settled", KIND_TEXT},
@@ -62,7 +66,7 @@ static const struct cli_column info_columns[] = {
 static json_t *info_row(const struct cli_guest *guest)
 {
     return json_pack("{s:s, s:s, s:s, s:s, s:I, s:s, s:I, s:I, s:s, s:I, s:I, s:b, s:b, s:s, s:s, "
-                     "s:s, s:I, s:I, s:I, s:s, s:i}",
+                     "s:s, s:I, s:I, s:I, s:s, s:i, s:I, s:I, s:I, s:s}",
                      "name", guest->name, "state", guest->state, "reason", guest->reason, "engine",
                      guest->engine, "pid", (json_int_t)guest->pid, "template", guest->tmpl,
                      "memory", (json_int_t)guest->memory, "vcpus", (json_int_t)guest->vcpus,
@@ -71,7 +75,10 @@ static json_t *info_row(const struct cli_guest *guest)
                      (int)guest->login, "device_error", guest->device_error, "uuid", guest->uuid,
                      "overlay", guest->overlay, "created", (json_int_t)guest->created, "started",
                      (json_int_t)guest->started, "ram_address", (json_int_t)guest->ram_address,
-                     "share_timing", guest->share_timing, "priority", (int)guest->priority);
+                     "share_timing", guest->share_timing, "priority", (int)guest->priority,
+                     "cpu_shares", (json_int_t)guest->cpu_shares, "cpu_limit",
+                     (json_int_t)guest->cpu_limit, "cpu_reserve", (json_int_t)guest->cpu_reserve,
+                     "cpu_control", guest->cpu_control);
 }
 
 static json_t *info_row_of(const struct cli_objects *objects, const char *name)

@@ -43,6 +43,9 @@ static const struct option_spec specs[OPT_N] = {
                          "guests to share memory with (default: the template's), or none"},
     [OPT_PRIORITY] = {"priority", 0, "N",
                       "-100 to 100: lower ones are paused first when memory runs out"},
+    [OPT_SHARES] = {"shares", 0, "N", "processor time against other guests (1 to 10000; 100)"},
+    [OPT_CPU_LIMIT] = {"cpu-limit", 0, "P", "percent of one core at most, or none"},
+    [OPT_CPU_RESERVE] = {"cpu-reserve", 0, "P", "percent of one core at least, or none"},
     [OPT_WAIT] = {"wait", 'w', NULL, "wait for the login prompt"},
     [OPT_FORCE] = {"force", 'f', NULL, "end a running guest at once"},
     [OPT_FOR] = {"for", 0, "WHAT", "login or stopped"},
@@ -389,6 +392,34 @@ int cli_integer(const struct cli_args *args, enum cli_option option, int32_t max
         return -1;
     }
     *ret_number = (int32_t)number;
+    return 0;
+}
+
+int cli_cpu_number(const struct cli_args *args, enum cli_option option, uint32_t *ret_number)
+{
+    const char *text = args->value[option];
+    bool percent = option != OPT_SHARES;
+    unsigned long long number;
+    char *end;
+
+    if (!text)
+        return 0;
+    if (percent && !strcmp(text, "none")) {
+        *ret_number = 0;
+        return 0;
+    }
+    errno = 0;
+    number = strtoull(text, &end, 10);
+    if (percent && *end == '%')
+        end++;
+    if (!isdigit((unsigned char)*text) || *end || errno || number > UINT32_MAX) {
+        cli_tell("--%s wants %s, not \"%s\"", specs[option].name,
+                 percent ? "percent of one core (100 is all of it), or none"
+                         : "a number from 1 to 10000",
+                 text);
+        return -1;
+    }
+    *ret_number = (uint32_t)number;
     return 0;
 }
 

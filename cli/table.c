@@ -76,6 +76,12 @@ static char *cell(const json_t *value, enum cli_kind kind)
                  json_number_value(value));
         return strdup(text);
     }
+    if (kind == KIND_CPU && json_is_integer(value)) {
+        if (!json_integer_value(value))
+            return strdup("none");
+        snprintf(text, sizeof(text), "%lld %% of a core", (long long)json_integer_value(value));
+        return strdup(text);
+    }
     if (json_is_null(value))
         return strdup("-"); /* not known */
     if (json_is_boolean(value))

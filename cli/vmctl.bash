@@ -35,8 +35,8 @@ _vmctl_complete()
     --from) words="$(_vmctl_names guest)" ;;
     --for) words="login stopped" ;;
     --bus-address) words="system session" ;;
-    --share-group) words="none" ;;
-    --name | --count | --memory | -m | --vcpus | --cmdline | --timeout | -t | --linger | --priority | --delay | -d | --iterations | -n | --size | --cluster-size | --snapshot) return ;;
+    --share-group | --cpu-limit | --cpu-reserve) words="none" ;;
+    --name | --count | --memory | -m | --vcpus | --cmdline | --timeout | -t | --linger | --priority | --shares | --delay | -d | --iterations | -n | --size | --cluster-size | --snapshot) return ;;
     esac
     if [ -n "$words" ]; then
         mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")

@@ -119,6 +119,39 @@ void adapter_return_history(struct bus_call *call, const struct history *history
     bus_call_return_message(call, reply);
 }
 
+/* ---- options: a{sv} into variables ---- */
+
+static const struct adapter_option *find_option(const struct adapter_option *options,
+                                                const char *key)
+{
+    for (; options->key; options++)
+        if (strcmp(options->key, key) == 0)
+            return options;
+    return NULL;
+}
+
+int adapter_read_options(DBusMessageIter *dict, const struct adapter_option *options,
+                         struct problem *problem)
+{
+    DBusMessageIter value;
+    const char *key;
+
+    while (bus_dict_next(dict, &key, &value)) {
+        const struct adapter_option *option = find_option(options, key);
+
+        if (!option)
+            return problem_set(problem, PROBLEM_INVALID_ARGUMENT, "unknown option \"%.64s\"", key);
+        if (option->type == DBUS_TYPE_UNIX_FD && *(int *)option->value >= 0)
+            return problem_set(problem, PROBLEM_INVALID_ARGUMENT, "option %s is given twice", key);
+        if (!bus_get(&value, option->type, option->value))
+            return problem_set(problem, PROBLEM_INVALID_ARGUMENT,
+                               "option %s must be of D-Bus type %c", key, option->type);
+        if (option->given)
+            *option->given = true;
+    }
+    return 0;
+}
+
 /* ---- what the daemon tells ---- */
 
 static void changed(struct adapter *adapter, const char *path, const char *interface,
@@ -148,7 +181,8 @@ static void on_guest_changed(void *opaque, struct guest *guest, unsigned changes
         {GUEST_CHANGE_MEMORY, {"Resident", "Saved", "Settled"}},
         {GUEST_CHANGE_LOGIN, {"Login"}},
         {GUEST_CHANGE_DEVICE, {"DeviceError"}},
-        {GUEST_CHANGE_CONFIG, {"Priority", "Memory", "VCPUs"}},
+        {GUEST_CHANGE_CONFIG,
+         {"Priority", "Memory", "VCPUs", "CpuShares", "CpuLimit", "CpuReserve", "CpuControl"}},
     };
     char path[ADAPTER_PATH_MAX];
 

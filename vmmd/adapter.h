@@ -34,6 +34,20 @@ void adapter_fail(struct bus_call *call, const struct problem *problem);
 /* Answers with a history. */
 void adapter_return_history(struct bus_call *call, const struct history *history);
 
+/* One key of a{sv} that a method understands; tables end with key NULL. */
+struct adapter_option {
+    const char *key;
+    int type;    /* DBUS_TYPE_* */
+    void *value; /* where it goes */
+    bool *given; /* NULL: `value` itself tells */
+};
+
+/* Reads a{sv}; `dict` stands in the array. Unknown keys are refused: an option that is silently
+ * ignored is a wish silently not fulfilled. An fd that came before an error is the caller's to
+ * close. */
+int adapter_read_options(DBusMessageIter *dict, const struct adapter_option *options,
+                         struct problem *problem);
+
 /* For the setter of a property. */
 void adapter_error(struct bus_error *err, const struct problem *problem);
 

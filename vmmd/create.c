@@ -68,7 +68,10 @@ static int check(const struct daemon *daemon, const struct create_request *reque
         .engine = request->has_engine ? request->engine : daemon->config.default_engine,
         .created = now_usec(),
         .priority = request->has_priority ? request->priority : 0,
+        .cpu = request->cpu,
     };
+    if (!request->has_cpu_shares)
+        ret_config->cpu.shares = CPU_SHARES_DEFAULT;
     r = name_check("guest", request->name, problem);
     if (r == 0 && strcmp(group, GUEST_SHARE_NONE) != 0)
         r = name_check("share group", group, problem);
@@ -78,6 +81,8 @@ static int check(const struct daemon *daemon, const struct create_request *reque
         r = guest_check_vcpus(daemon, ret_config->engine, ret_config->vcpus, problem);
     if (r == 0)
         r = guest_check_priority(ret_config->priority, problem);
+    if (r == 0)
+        r = cpu_check(&daemon->cpu, &ret_config->cpu, ret_config->vcpus, problem);
     if (r == 0)
         r = check_count(daemon, request, problem);
     if (r < 0)

@@ -16,6 +16,8 @@ struct create_request {
     enum engine_choice engine;
     const char *share_group; /* NULL: the template's name */
     int32_t priority;
+    bool has_cpu_shares;
+    struct cpu_settings cpu; /* shares only if has_cpu_shares; otherwise 0 is the default */
 };
 
 /* problem NULL: the `n` guests exist and are published. Otherwise none of them does. */

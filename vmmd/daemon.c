@@ -219,6 +219,7 @@ static void on_saved_timer(evutil_socket_t fd, short what, void *opaque)
     (void)fd;
     (void)what;
     guests_measure_saved(opaque);
+    guests_cpu_again(opaque);
 }
 
 static int add_timers(struct daemon *daemon)
@@ -285,7 +286,8 @@ int daemon_new(struct daemon **ret_daemon, struct event_base *base, const struct
         return r;
     }
     daemon->max_mappings = mapcount_settle(&daemon->config);
-    features_find(&daemon->features, daemon->config.host_root, daemon->max_mappings);
+    cpu_control_find(&daemon->cpu, daemon->config.host_root);
+    features_find(&daemon->features, daemon->config.host_root, daemon->max_mappings, &daemon->cpu);
     load(daemon);
     *ret_daemon = daemon;
     return 0;

@@ -7,6 +7,7 @@
 #define VMMD_DAEMON_H
 
 #include "vmmd/config.h"
+#include "vmmd/cpu.h"
 #include "vmmd/engine.h"
 #include "vmmd/features.h"
 #include "vmmd/history.h"
@@ -33,7 +34,7 @@ enum guest_change {
     GUEST_CHANGE_MEMORY = 1u << 1,
     GUEST_CHANGE_LOGIN = 1u << 2,
     GUEST_CHANGE_DEVICE = 1u << 3,
-    GUEST_CHANGE_CONFIG = 1u << 4, /* priority, memory, vCPUs */
+    GUEST_CHANGE_CONFIG = 1u << 4, /* priority, memory, vCPUs, processor time */
 };
 
 /* Told of everything that happens; every member must be set. */
@@ -64,6 +65,7 @@ struct daemon {
     struct config config;
     struct engine_info engine;
     struct features features;
+    struct cpu_control cpu;
     char *state_dir, *runtime_dir; /* absolute */
     int state_lock, runtime_lock;
     int guests_fd, templates_fd; /* directories of the state */

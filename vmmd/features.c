@@ -119,7 +119,15 @@ static void add_max_map_count(struct features *f, const char *root, uint64_t max
         "a guest of more than some GiB runs out of mappings: short runs stay unshared");
 }
 
-void features_find(struct features *ret, const char *root, uint64_t max_mappings)
+static void add_cpu(struct features *f, const struct cpu_control *cpu)
+{
+    add(f, "CPU control", cpu->means != CPU_NICE, cpu_means_name(cpu->means),
+        "CPU limits and reserves are refused, shares hold roughly: vmmd needs a cgroup with the "
+        "cpu controller that it may write to");
+}
+
+void features_find(struct features *ret, const char *root, uint64_t max_mappings,
+                   const struct cpu_control *cpu)
 {
     *ret = (struct features){0};
     add_bool(ret, "PAGEMAP_SCAN", has_pagemap_scan(),
@@ -131,5 +139,6 @@ void features_find(struct features *ret, const char *root, uint64_t max_mappings
     add_bool(ret, "cgroup v2", has_file(root, "/sys/fs/cgroup/cgroup.controllers"),
              "memory limits and stalls are seen for the whole host only");
     add_max_map_count(ret, root, max_mappings);
+    add_cpu(ret, cpu);
     add_ksm(ret, root);
 }

@@ -5,6 +5,8 @@
 #ifndef VMMD_FEATURES_H
 #define VMMD_FEATURES_H
 
+#include "vmmd/cpu.h"
+
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -23,6 +25,7 @@ struct features {
 };
 
 /* Looks at the kernel and at files below `root`. `max_mappings`: of the RAM of one guest. */
-void features_find(struct features *ret, const char *root, uint64_t max_mappings);
+void features_find(struct features *ret, const char *root, uint64_t max_mappings,
+                   const struct cpu_control *cpu);
 
 #endif

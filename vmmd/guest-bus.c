@@ -109,6 +109,29 @@ static void set_balloon(void *object, struct bus_call *call)
     answer(call, guest_set_balloon(object, target, &problem), &problem);
 }
 
+/* What is not given stays as it is. */
+static void set_cpu(void *object, struct bus_call *call)
+{
+    struct guest *guest = object;
+    struct cpu_settings settings = guest->config.cpu;
+    const struct adapter_option options[] = {
+        {"shares", DBUS_TYPE_UINT32, &settings.shares, NULL},
+        {"limit", DBUS_TYPE_UINT32, &settings.limit, NULL},
+        {"reserve", DBUS_TYPE_UINT32, &settings.reserve, NULL},
+        {0},
+    };
+    DBusMessageIter iter, dict;
+    struct problem problem;
+    int r;
+
+    dbus_message_iter_init(bus_call_message(call), &iter);
+    dbus_message_iter_recurse(&iter, &dict);
+    r = adapter_read_options(&dict, options, &problem);
+    if (r == 0)
+        r = guest_set_cpu(guest, &settings, &problem);
+    answer(call, r, &problem);
+}
+
 /* ---- GetMemory ---- */
 
 struct memory_call {
@@ -323,6 +346,26 @@ static int set_priority(void *object, DBusMessageIter *value, struct bus_error *
     return r;
 }
 
+static bool get_cpu_shares(void *object, DBusMessageIter *iter)
+{
+    return bus_put_u32(iter, ((struct guest *)object)->config.cpu.shares);
+}
+
+static bool get_cpu_limit(void *object, DBusMessageIter *iter)
+{
+    return bus_put_u32(iter, ((struct guest *)object)->config.cpu.limit);
+}
+
+static bool get_cpu_reserve(void *object, DBusMessageIter *iter)
+{
+    return bus_put_u32(iter, ((struct guest *)object)->config.cpu.reserve);
+}
+
+static bool get_cpu_control(void *object, DBusMessageIter *iter)
+{
+    return bus_put_string(iter, ((struct guest *)object)->cpu.text);
+}
+
 static int set_size(struct guest *guest, uint64_t memory, uint32_t vcpus, struct bus_error *err)
 {
     struct problem problem;
@@ -369,6 +412,7 @@ static const struct bus_method_entry methods[] = {
     {.name = "GetMemoryHistory",
      .out = BUS_ARGS({"samples", ADAPTER_HISTORY}),
      .call = get_memory_history},
+    {.name = "SetCpu", .in = BUS_ARGS({"settings", "a{sv}"}), .call = set_cpu},
     {.name = "SetBalloon", .in = BUS_ARGS({"target", "t"}), .call = set_balloon},
     {0},
 };
@@ -385,6 +429,10 @@ static const struct bus_property_entry properties[] = {
     {.name = "ShareGroup", .type = "s", .get = get_share_group},
     {.name = "ShareTiming", .type = "s", .get = get_share_timing, .flags = BUS_CONST},
     {.name = "Priority", .type = "i", .get = get_priority, .set = set_priority},
+    {.name = "CpuShares", .type = "u", .get = get_cpu_shares},
+    {.name = "CpuLimit", .type = "u", .get = get_cpu_limit},
+    {.name = "CpuReserve", .type = "u", .get = get_cpu_reserve},
+    {.name = "CpuControl", .type = "s", .get = get_cpu_control},
     {.name = "Uuid", .type = "s", .get = get_uuid, .flags = BUS_CONST},
     {.name = "Overlay", .type = "s", .get = get_overlay, .flags = BUS_CONST},
     {.name = "Created", .type = "t", .get = get_created, .flags = BUS_CONST},

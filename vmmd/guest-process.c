@@ -227,6 +227,7 @@ static void mark_gone(struct guest *guest, const struct guest_record *record)
         guest->state = GUEST_STOPPED; /* a record without a process cannot say that it runs */
     guest->started = 0;
     if (record->pid != 0) {
+        guest_cpu_gone(guest);
         log_info("guest %s is %s: %s", guest->config.name, guest_state_name(guest->state),
                  guest->reason);
         guest_store_record(guest);
@@ -331,6 +332,7 @@ static void finish(struct guest *guest, const siginfo_t *info)
     again = !forced && guest->end_state == PROTO_GUEST_REBOOT;
     again = again || (guest->restart_wanted && (forced || guest->end_state != PROTO_GUEST_FAILED));
     guest_process_forget(guest);
+    guest_cpu_gone(guest);
     remove_socket(guest);
     guest->ram_address = 0;
     memset(&guest->memory, 0, sizeof(guest->memory));

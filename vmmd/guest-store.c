@@ -2,7 +2,7 @@
 /*
  * guest-store: the files of a guest: STATE/guests/NAME/
  *
- *   guest.json     what it was created with, and its priority; durable
+ *   guest.json     what it was created with, and what can be set; durable
  *   state.json     its state and process; rewritten at every change without waiting for the disk.
  *                  Losing it in a power loss costs nothing: then no guest process is left either
  *   overlay.qcow2  its disk, over the template's
@@ -51,11 +51,13 @@ json_t *guest_config_to_json(const struct guest_config *config)
     char uuid[33];
 
     uuid_to_text(config->uuid, uuid);
-    return json_pack("{s:s, s:s, s:s, s:I, s:I, s:s, s:s, s:I, s:i}", "name", config->name,
-                     "template", config->tmpl, "share_group", config->share_group, "memory",
-                     (json_int_t)config->memory, "vcpus", (json_int_t)config->vcpus, "engine",
-                     engine_name(config->engine), "uuid", uuid, "created",
-                     (json_int_t)config->created, "priority", (int)config->priority);
+    return json_pack("{s:s, s:s, s:s, s:I, s:I, s:s, s:s, s:I, s:i, s:i, s:i, s:i}", "name",
+                     config->name, "template", config->tmpl, "share_group", config->share_group,
+                     "memory", (json_int_t)config->memory, "vcpus", (json_int_t)config->vcpus,
+                     "engine", engine_name(config->engine), "uuid", uuid, "created",
+                     (json_int_t)config->created, "priority", (int)config->priority, "cpu_shares",
+                     (int)config->cpu.shares, "cpu_limit", (int)config->cpu.limit, "cpu_reserve",
+                     (int)config->cpu.reserve);
 }
 
 /* Guests of earlier versions have none: 0. */
@@ -70,6 +72,28 @@ static bool read_priority(const json_t *json, int32_t *ret)
         return false;
     *ret = (int32_t)number;
     return true;
+}
+
+/* Likewise; the defaults. */
+static bool read_cpu(const json_t *json, struct cpu_settings *ret)
+{
+    struct {
+        const char *key;
+        uint32_t *value;
+    } fields[] = {
+        {"cpu_shares", &ret->shares}, {"cpu_limit", &ret->limit}, {"cpu_reserve", &ret->reserve}};
+
+    *ret = (struct cpu_settings){.shares = CPU_SHARES_DEFAULT};
+    for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++) {
+        uint64_t number;
+
+        if (!json_object_get(json, fields[i].key))
+            continue;
+        if (!json_read_u64(json, fields[i].key, &number) || number > UINT32_MAX)
+            return false;
+        *fields[i].value = (uint32_t)number;
+    }
+    return cpu_settings_sane(ret);
 }
 
 static bool share_group_ok(const char *group)
@@ -89,7 +113,8 @@ int guest_config_from_json(const json_t *json, struct guest_config *ret_config)
         !json_read_string(json, "engine", engine, sizeof(engine)) ||
         !json_read_string(json, "uuid", uuid, sizeof(uuid)) ||
         !json_read_u64(json, "memory", &config.memory) || !json_read_u64(json, "vcpus", &vcpus) ||
-        !json_read_u64(json, "created", &config.created) || !read_priority(json, &config.priority))
+        !json_read_u64(json, "created", &config.created) ||
+        !read_priority(json, &config.priority) || !read_cpu(json, &config.cpu))
         return -EINVAL;
     if (name_check("guest", config.name, NULL) < 0 ||
         name_check("template", config.tmpl, NULL) < 0 || !share_group_ok(config.share_group) ||

@@ -151,6 +151,7 @@ static void guest_is_up(struct guest *guest, uint32_t state, uint64_t ram_addres
     guest->ram_address = ram_address;
     send_share(guest);
     guest_send_scan_budget(guest); /* it may have changed since its setup, or under another vmmd */
+    guest_cpu_up(guest);
     set_running_state(guest, state);
     guest_wait_finish(guest, WAIT_START, 0, NULL);
 }

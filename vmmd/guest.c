@@ -243,6 +243,8 @@ int guest_start(struct guest *guest, guest_done_fn done, void *opaque, struct pr
     if (r == 0)
         r = pressure_admit(guest->daemon->pressure, guest, problem);
     if (r == 0)
+        r = guest_cpu_admit(guest, &guest->config.cpu, problem);
+    if (r == 0)
         r = guest_process_start(guest, problem);
     if (r < 0)
         return r;

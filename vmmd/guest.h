@@ -13,11 +13,13 @@
  *   A restarted daemon begins with `adopting` for guests that ran: up, or ending.
  *
  * The files: guest.c (life and what can be asked of it), guest-store.c (its files), guest-process.c
- * (starting and ending the process), guest-talk.c (messages), guest-wait.c (who waits for what).
+ * (starting and ending the process), guest-talk.c (messages), guest-wait.c (who waits for what),
+ * guest-cpu.c (its processor time).
  */
 #ifndef VMMD_GUEST_H
 #define VMMD_GUEST_H
 
+#include "vmmd/cpu.h"
 #include "vmmd/daemon.h"
 #include "vmmd/name.h"
 #include "vmmd/fileio.h"
@@ -49,6 +51,14 @@ struct guest_config {
     uint8_t uuid[16];
     uint64_t created;
     int32_t priority; /* those of a low one are paused first when memory runs out */
+    struct cpu_settings cpu;
+};
+
+/* How the guest process is held to its CPU settings. */
+struct guest_cpu {
+    bool entered, again;     /* it is under control; the kernel wants to be asked again later */
+    uint32_t weight;         /* that holds; 0: none */
+    char text[CPU_TEXT_MAX]; /* by what, or why not; "" while it does not run */
 };
 
 /* What state.json remembers over a restart of the daemon. */
@@ -89,6 +99,7 @@ struct guest {
     uint64_t started; /* 0: does not run */
     bool login;
     uint64_t ram_address;
+    struct guest_cpu cpu;
     struct proto_memory memory;              /* the last report */
     struct history history;                  /* also of earlier runs */
     struct history_counters counters_before; /* of this one */
@@ -177,6 +188,19 @@ void guest_changed(struct guest *guest, unsigned changes);
 /* The listener hears of memory at most once a second. */
 void guest_memory_dirty(struct guest *guest);
 void guest_memory_flush(struct daemon *daemon);
+
+/* ---- guest-cpu.c ---- */
+
+/* Changes the division of processor time, at once if it runs, durably. InvalidArgument,
+ * NotSupported (this host has no means), LimitExceeded (too much is reserved), Busy. */
+int guest_set_cpu(struct guest *guest, const struct cpu_settings *settings,
+                  struct problem *problem);
+/* Whether its reserve fits with those of the guests that run. LimitExceeded. */
+int guest_cpu_admit(const struct guest *guest, const struct cpu_settings *settings,
+                    struct problem *problem);
+void guest_cpu_up(struct guest *guest);       /* it begins to run, or was found again */
+void guest_cpu_gone(struct guest *guest);     /* its process is gone */
+void guests_cpu_again(struct daemon *daemon); /* once a second */
 
 /* ---- guest-store.c ---- */
 

@@ -15,53 +15,12 @@
 #include <string.h>
 #include <unistd.h>
 
-/* ---- options: a{sv} into variables ---- */
-
-struct option {
-    const char *key;
-    int type;    /* DBUS_TYPE_* */
-    void *value; /* where it goes */
-    bool *given; /* NULL: `value` itself tells */
-};
-
-static const struct option *find_option(const struct option *options, const char *key)
-{
-    for (; options->key; options++)
-        if (strcmp(options->key, key) == 0)
-            return options;
-    return NULL;
-}
-
-/* Unknown keys are refused: an option that is silently ignored is a wish silently not fulfilled.
- * An fd that came before an error is the caller's to close. */
-static int read_options(DBusMessageIter *dict, const struct option *options,
-                        struct problem *problem)
-{
-    DBusMessageIter value;
-    const char *key;
-
-    while (bus_dict_next(dict, &key, &value)) {
-        const struct option *option = find_option(options, key);
-
-        if (!option)
-            return problem_set(problem, PROBLEM_INVALID_ARGUMENT, "unknown option \"%.64s\"", key);
-        if (option->type == DBUS_TYPE_UNIX_FD && *(int *)option->value >= 0)
-            return problem_set(problem, PROBLEM_INVALID_ARGUMENT, "option %s is given twice", key);
-        if (!bus_get(&value, option->type, option->value))
-            return problem_set(problem, PROBLEM_INVALID_ARGUMENT,
-                               "option %s must be of D-Bus type %c", key, option->type);
-        if (option->given)
-            *option->given = true;
-    }
-    return 0;
-}
-
 /* ---- ImportTemplate ---- */
 
 static int read_import(DBusMessage *message, struct import_request *request,
                        struct problem *problem)
 {
-    const struct option options[] = {
+    const struct adapter_option options[] = {
         {"kernel", DBUS_TYPE_UNIX_FD, &request->kernel, NULL},
         {"initrd", DBUS_TYPE_UNIX_FD, &request->initrd, NULL},
         {"cmdline", DBUS_TYPE_STRING, &request->cmdline, NULL},
@@ -78,7 +37,7 @@ static int read_import(DBusMessage *message, struct import_request *request,
         return problem_set(problem, PROBLEM_INVALID_ARGUMENT, "the disk fd did not arrive");
     dbus_message_iter_next(&iter);
     dbus_message_iter_recurse(&iter, &dict);
-    return read_options(&dict, options, problem);
+    return adapter_read_options(&dict, options, problem);
 }
 
 static void import_template(void *object, struct bus_call *call)
@@ -154,13 +113,16 @@ static int read_create(DBusMessage *message, struct create_request *request,
                        struct problem *problem)
 {
     const char *engine = NULL;
-    const struct option options[] = {
+    const struct adapter_option options[] = {
         {"count", DBUS_TYPE_UINT32, &request->count, &request->has_count},
         {"memory", DBUS_TYPE_UINT64, &request->memory, &request->has_memory},
         {"vcpus", DBUS_TYPE_UINT32, &request->vcpus, &request->has_vcpus},
         {"engine", DBUS_TYPE_STRING, &engine, &request->has_engine},
         {"share_group", DBUS_TYPE_STRING, &request->share_group, NULL},
         {"priority", DBUS_TYPE_INT32, &request->priority, &request->has_priority},
+        {"cpu_shares", DBUS_TYPE_UINT32, &request->cpu.shares, &request->has_cpu_shares},
+        {"cpu_limit", DBUS_TYPE_UINT32, &request->cpu.limit, NULL},
+        {"cpu_reserve", DBUS_TYPE_UINT32, &request->cpu.reserve, NULL},
         {0},
     };
     DBusMessageIter iter, dict;
@@ -172,7 +134,7 @@ static int read_create(DBusMessage *message, struct create_request *request,
     dbus_message_iter_get_basic(&iter, &request->name);
     dbus_message_iter_next(&iter);
     dbus_message_iter_recurse(&iter, &dict);
-    r = read_options(&dict, options, problem);
+    r = adapter_read_options(&dict, options, problem);
     if (r == 0 && engine && engine_parse(engine, &request->engine) < 0)
         return problem_set(problem, PROBLEM_INVALID_ARGUMENT,
                            "engine \"%.32s\": must be auto, soft or kvm", engine);

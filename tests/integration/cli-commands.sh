@@ -79,7 +79,7 @@ jq_is 'length == 1' vmctl template list --format json
 jq_is '. == []' vmctl list --format json
 status 2 '--memory wants a size' vmctl create deb --name a --memory 1X
 status 2 '--count wants at least 1' vmctl run deb --name a --count 0
-jq_is '(.engine == "soft" or .engine == "kvm") and (.reason | length > 0) and (.features | length == 6) and
+jq_is '(.engine == "soft" or .engine == "kvm") and (.reason | length > 0) and (.features | length == 7) and
     all(.features[]; .good == (.cost == ""))' vmctl host --format json
 vmctl host | grep -q '^Engine  ' || fail "vmctl host names no engine"
 status 2 '--engine is auto, soft or kvm' vmctl create deb --name a --engine fast
@@ -97,6 +97,18 @@ status 1 'at least one vCPU' vmctl set g-1 --vcpus 0
 vmctl set g-1 g-2 --memory 128M --vcpus 1 --priority 3
 jq_is 'map(.memory) == [134217728, 134217728, 268435456]' vmctl list --format json
 vmctl set g-1 g-2 --memory 256M --priority 0
+status 2 '--shares wants a number from 1 to 10000, not "many"' vmctl set g-1 --shares many
+status 2 '--shares wants a number' vmctl create deb --name x --shares none
+status 2 '--cpu-limit wants percent of one core (100 is all of it), or none, not "-1"' vmctl set g-1 --cpu-limit=-1
+status 2 '--cpu-reserve wants percent' vmctl set g-1 --cpu-reserve 10%%
+status 1 'CPU shares are 1 to 10000 (100 by default), not 10001' vmctl set g-1 --shares 10001
+status 1 'CPU shares are 1' vmctl create deb --name x --shares 0
+status 1 'percent of one core: 0 (none) to 100 for a guest with 1 vCPU, not 200' vmctl set g-1 --cpu-limit 200
+status 1 'a CPU reserve of 50 % is more than the limit of 20 %' vmctl create deb --name x --cpu-limit 20% --cpu-reserve 50%
+vmctl set g-1 --shares 10000 --cpu-limit none --cpu-reserve 0
+jq_is '[.cpu_shares, .cpu_limit, .cpu_reserve, .cpu_control] == [10000, 0, 0, ""]' vmctl info g-1 --format json
+vmctl info g-1 | grep -q '^CPU limit: *none$' || fail "no limit is not told as none"
+vmctl set g-1 --shares 100
 vmctl run deb --name h --memory 64M --wait --timeout 60
 status 1 'can be changed when it is stopped' vmctl set h --memory 128M
 vmctl set h --memory 64M --priority 1 # as it is already

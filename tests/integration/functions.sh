@@ -140,6 +140,11 @@ stop_all()
     for pid in $(guest_pids); do
         kill -9 "$pid" 2>/dev/null
     done
+    # cgroups of guests whose daemon was killed, too
+    for config in "$STATE"/guests/*/guest.json; do
+        uuid=$(sed -n 's/.*"uuid": "\([0-9a-f]*\)".*/\1/p' "$config" 2>/dev/null)
+        [ -z "$uuid" ] || find /sys/fs/cgroup -depth -type d -name "vmmd.*.$uuid" -exec rmdir {} + 2>/dev/null
+    done
     [ -n "$BUS_PID" ] && kill "$BUS_PID" 2>/dev/null && wait "$BUS_PID" 2>/dev/null
     command -v before_removal >/dev/null && before_removal
     if [ -n "${KEEP:-}" ]; then

@@ -79,11 +79,14 @@ static const struct feature *find(const struct features *f, const char *name)
 static void test_features(void **state)
 {
     char root[] = "/tmp/test-engine.XXXXXX", remove[64];
+    struct cpu_control cpu = {.means = CPU_NICE};
     struct features f;
 
     (void)state;
     assert_non_null(mkdtemp(root));
-    features_find(&f, root, 1000);
+    features_find(&f, root, 1000, &cpu);
+    assert_false(find(&f, "CPU control")->good);
+    assert_string_equal(find(&f, "CPU control")->value, "scheduler priority");
     assert_false(find(&f, "cgroup v2")->good);
     assert_true(find(&f, "cgroup v2")->cost[0] != '\0');
     assert_true(find(&f, "KSM")->good); /* a kernel without it is fine */
@@ -91,7 +94,9 @@ static void test_features(void **state)
     write_file(root, "/sys/fs/cgroup/cgroup.controllers", "memory\n");
     write_file(root, "/sys/kernel/mm/ksm/run", "1\n");
     write_file(root, "/proc/sys/vm/max_map_count", "1048576\n");
-    features_find(&f, root, 786432);
+    cpu.means = CPU_CGROUP2;
+    features_find(&f, root, 786432, &cpu);
+    assert_true(find(&f, "CPU control")->good);
     assert_true(find(&f, "cgroup v2")->good);
     assert_string_equal(find(&f, "cgroup v2")->cost, "");
     assert_false(find(&f, "KSM")->good);

@@ -16,6 +16,7 @@ static struct guest_config sample(void)
         .engine = ENGINE_AUTO,
         .created = 1234567890123456,
         .priority = -7,
+        .cpu = {.shares = 400, .limit = 50, .reserve = 25},
     };
 
     for (int i = 0; i < 16; i++)
@@ -61,6 +62,14 @@ static void test_bad_guest_json(void **state)
         {"priority", "101"},
         {"priority", "-101"},
         {"priority", "\"5\""},
+        {"cpu_shares", "0"},
+        {"cpu_shares", "10001"},
+        {"cpu_shares", "\"100\""},
+        {"cpu_limit", "-1"},
+        {"cpu_limit", "24"}, /* below the reserve */
+        {"cpu_limit", "6401"},
+        {"cpu_reserve", "51"}, /* above the limit */
+        {"cpu_reserve", "1.5"},
         {"uuid", "\"zz112233445566778899aabbccddeeff\""},
     };
     struct guest_config in = sample(), out;
@@ -75,7 +84,8 @@ static void test_bad_guest_json(void **state)
         if (guest_config_from_json(json, &out) == 0)
             fail_msg("accepted %s: %s", cases[i].key, cases[i].value);
         json_object_del(json, cases[i].key);
-        if (strcmp(cases[i].key, "priority") == 0) /* earlier versions wrote none */
+        if (strcmp(cases[i].key, "priority") == 0 ||
+            strncmp(cases[i].key, "cpu_", 4) == 0) /* earlier versions wrote none */
             assert_int_equal(guest_config_from_json(json, &out), 0);
         else
             assert_true(guest_config_from_json(json, &out) < 0);
