@@ -70,7 +70,8 @@ static void import_template(void *object, struct bus_call *call)
 static int read_create_template(DBusMessage *message, const char **ret_name, const char **ret_guest,
                                 dbus_bool_t *ret_keep, struct problem *problem)
 {
-    const struct option options[] = {{"keep_identity", DBUS_TYPE_BOOLEAN, ret_keep, NULL}, {0}};
+    const struct adapter_option options[] = {{"keep_identity", DBUS_TYPE_BOOLEAN, ret_keep, NULL},
+                                             {0}};
     DBusMessageIter iter, dict;
 
     dbus_message_iter_init(message, &iter);
@@ -79,7 +80,7 @@ static int read_create_template(DBusMessage *message, const char **ret_name, con
     dbus_message_iter_get_basic(&iter, ret_guest);
     dbus_message_iter_next(&iter);
     dbus_message_iter_recurse(&iter, &dict);
-    return read_options(&dict, options, problem);
+    return adapter_read_options(&dict, options, problem);
 }
 
 static void create_template(void *object, struct bus_call *call)
