@@ -138,13 +138,16 @@ GUESTS      := $(patsubst tests/guest/%.c,$(BUILD)/guests/%,$(wildcard tests/gue
 GUEST_FLAGS := -std=c11 -O2 -ffreestanding -fno-pic -fno-stack-protector -mno-red-zone -mcmodel=small -mgeneral-regs-only \
                -fcf-protection=none -Wall -Wextra -Werror -Wno-array-bounds -nostdlib -static -Wl,--build-id=none,-z,noexecstack,--no-warn-rwx-segments
 
-$(BUILD)/guests/%: tests/guest/%.c tests/guest/head.S tests/guest/runtime.h tests/guest/guest.ld
+$(BUILD)/guests/%: tests/guest/%.c tests/guest/head.S tests/guest/guest.ld $(wildcard tests/guest/*.h)
 	@mkdir -p $(@D)
 	@echo "  GUEST   $@"
-	@$(CC) $(GUEST_FLAGS) -T tests/guest/guest.ld -o $@.elf tests/guest/head.S $<
+	@$(CC) $(GUEST_FLAGS) -T tests/guest/guest.ld -o $@.elf $(filter %.S %.c,$^)
 	@objcopy -O binary -j .setup $@.elf $@.setup
 	@objcopy -O binary -j .image $@.elf $@.image
 	@cat $@.setup $@.image >$@
+
+# Guests of more than one file.
+$(BUILD)/guests/fidelity: tests/guest/parts/rings.c $(wildcard tests/guest/fidelity/*.[ch])
 
 $(BUILD)/bench-cowdisk: BENCH_LIBS := -lqcow
 $(BUILD)/bench-%: tests/bench/bench-%.c $(LIBMEMSHARE) $(LIBCOWDISK)

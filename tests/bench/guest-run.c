@@ -3,10 +3,11 @@
  * guest-run: runs one guest process without vmmd: for benchmarks and for tests of the guest process
  * alone.
  *
- *   guest-run [-m MIB] [-b SCAN_BUDGET] [-q] KERNEL INITRD|- RAW_DISK|- [CMDLINE]
+ *   guest-run [-m MIB] [-b SCAN_BUDGET] [-q] [-k] KERNEL INITRD|- RAW_DISK|- [CMDLINE]
  *
  * Makes an overlay and hashes over the raw disk in a temporary directory, starts vmmd-guest from
  * its own directory, prints the console, and ends at the login prompt (-q) or when the guest ends.
+ * -k: on the KVM engine.
  * Prints on stderr: wall seconds and user and system CPU seconds of the guest process until then.
  * Exit status 0 if the login prompt was seen or the guest powered off.
  */
@@ -31,7 +32,7 @@ struct run {
     char dir[64];
     uint64_t memory;
     unsigned budget;
-    bool quit_at_login;
+    bool quit_at_login, kvm;
     pid_t pid;
     int sock, console;
 };
@@ -91,9 +92,9 @@ static void start(struct run *r)
     unlink(addr.sun_path);
 }
 
-static int open_or_die(const char *path)
+static int open_or_die(const char *path, int how)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, how | O_CLOEXEC);
 
     if (fd < 0)
         die(path);
@@ -111,7 +112,7 @@ static void setup(struct run *r, char **argv, const char *cmdline)
 
     proto_init(&msg, PROTO_SETUP);
     if (strcmp(argv[2], "-") != 0) {
-        disk = open_or_die(argv[2]);
+        disk = open_or_die(argv[2], O_RDONLY);
         if (fstat(disk, &st) < 0)
             die(argv[2]);
         size = (uint64_t)st.st_size;
@@ -119,7 +120,7 @@ static void setup(struct run *r, char **argv, const char *cmdline)
             die("hashes");
     }
     create = (struct cow_create_options){
-        .size = size, .backing_name = argv[2], .backing_format = COW_FORMAT_RAW};
+        .size = size, .backing_name = disk < 0 ? NULL : argv[2], .backing_format = COW_FORMAT_RAW};
     if (cow_create(overlay, &create, &error) < 0) {
         fprintf(stderr, "guest-run: %s\n", error.text);
         exit(1);
@@ -127,20 +128,24 @@ static void setup(struct run *r, char **argv, const char *cmdline)
     snprintf(msg.setup.name, sizeof(msg.setup.name), "guest-run");
     msg.setup.memory_bytes = r->memory;
     msg.setup.vcpus = 1;
-    msg.setup.engine = PROTO_ENGINE_SOFT;
+    msg.setup.engine = r->kvm ? PROTO_ENGINE_KVM : PROTO_ENGINE_SOFT;
     msg.setup.scan_budget = r->budget;
     snprintf(msg.setup.cmdline, sizeof(msg.setup.cmdline), "%s", cmdline);
-    msg.fds[msg.n_fds++] = open_or_die(argv[0]);
+    msg.fds[msg.n_fds++] = open_or_die(argv[0], O_RDONLY);
     msg.fds[msg.n_fds++] = overlay;
     msg.fds[msg.n_fds++] = temp_file(r, "log");
     if (strcmp(argv[1], "-") != 0) {
         msg.setup.flags |= PROTO_SETUP_INITRD;
-        msg.fds[msg.n_fds++] = open_or_die(argv[1]);
+        msg.fds[msg.n_fds++] = open_or_die(argv[1], O_RDONLY);
     }
     if (disk >= 0) {
         msg.setup.flags |= PROTO_SETUP_TEMPLATE;
         msg.fds[msg.n_fds++] = disk;
         msg.fds[msg.n_fds++] = hashes;
+    }
+    if (r->kvm) {
+        msg.setup.flags |= PROTO_SETUP_KVM;
+        msg.fds[msg.n_fds++] = open_or_die("/dev/kvm", O_RDWR);
     }
     if (proto_send(r->sock, &msg) < 0)
         die("send");
@@ -220,20 +225,21 @@ int main(int argc, char **argv)
     bool good;
     int option;
 
-    while ((option = getopt(argc, argv, "m:b:q")) != -1) {
+    while ((option = getopt(argc, argv, "m:b:qk")) != -1) {
         if (option == 'm')
             r.memory = strtoull(optarg, NULL, 10) << 20;
         else if (option == 'b')
             r.budget = (unsigned)strtoul(optarg, NULL, 10);
         else if (option == 'q')
             r.quit_at_login = true;
+        else if (option == 'k')
+            r.kvm = true;
         else
             return 2;
     }
     if (argc - optind < 3) {
-        fprintf(
-            stderr,
-            "usage: guest-run [-m MIB] [-b BUDGET] [-q] KERNEL INITRD|- RAW_DISK|- [CMDLINE]\n");
+        fprintf(stderr, "usage: guest-run [-m MIB] [-b BUDGET] [-q] [-k] KERNEL INITRD|- "
+                        "RAW_DISK|- [CMDLINE]\n");
         return 2;
     }
     if (!mkdtemp(r.dir))

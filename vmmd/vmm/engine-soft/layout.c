@@ -94,17 +94,6 @@ int soft_find_layout(struct engine *e)
     return -ENOTSUP;
 }
 
-enum {
-    FEAT_1_EDX,
-    FEAT_1_ECX,
-    FEAT_7_EBX,
-    FEAT_7_ECX,
-    FEAT_7_EDX,
-    FEAT_D_1_EAX,
-    FEAT_80000001_EDX,
-    FEAT_80000001_ECX
-};
-
 #define BIT(n) (1u << (n))
 
 void soft_set_features(struct engine *e)

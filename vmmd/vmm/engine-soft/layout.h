@@ -121,6 +121,8 @@ void real_tcg_exec_init_x86_64(void *uc, unsigned long buffer_bytes);
 void real_tcg_region_reset_all_x86_64(void *tcg);
 void real_tlb_flush_x86_64(void *cpu);
 void real_helper_hlt_x86_64(void *env, int next_eip_addend);
+void real_helper_ltr_x86_64(void *env, int selector);
+void real_raise_exception_err_x86_64(void *env, int vector, int error);
 void real_helper_rdmsr_x86_64(void *env);
 void real_helper_wrmsr_x86_64(void *env);
 uint64_t real_helper_read_crN_x86_64(void *env, int reg);

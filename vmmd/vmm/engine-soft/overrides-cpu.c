@@ -6,11 +6,16 @@
 #include "vmmd/vmm/engine-soft/overrides.h"
 #include "vmmd/vmm/engine-soft/soft.h"
 
+#define EXC_UD        6
 #define EXC_GP        13
+#define MSR_EFER      0xc0000080u
+#define EFER_SCE      1u
 #define TSS_IO_BASE   0x66u
 #define TSS_MIN_LIMIT 103u
 #define CPUID_THERMAL 6u
 #define CPUID_6_ARAT  4u
+
+#define RETURN_ADDRESS() ((uintptr_t)__builtin_return_address(0))
 
 /* The library tests for exit after each memory access inside a block, rewinds PC and runs the block
  * again: a store would happen twice. The check at block heads is enough. */
@@ -32,6 +37,8 @@ void helper_syscall_x86_64(void *opaque, int next_eip_addend)
     uint64_t flags = 0, masked;
     uint32_t selector = SOFT_ENV64(e, e->star) >> 32 & 0xffff;
 
+    if (!(env->efer & EFER_SCE))
+        raise_exception_err_ra_x86_64(env, EXC_UD, 0, RETURN_ADDRESS());
     uc_reg_read(e->uc, UC_X86_REG_RFLAGS, &flags);
     flags &= 0xffffffff;
     env->regs[GPR_RCX] = env->eip + (uint64_t)(int64_t)next_eip_addend;
@@ -139,8 +146,6 @@ static void pio_write(uint32_t port, unsigned size, uint32_t value)
         e->host.pio_write(e->host.opaque, (uint16_t)port, size, value);
 }
 
-#define RETURN_ADDRESS() ((uintptr_t)__builtin_return_address(0))
-
 uint64_t helper_inb_x86_64(void *env, uint32_t port)
 {
     (void)env;
@@ -221,6 +226,8 @@ void helper_wrmsr_x86_64(void *opaque)
     uint64_t value = (uint32_t)env->regs[GPR_RAX] | env->regs[GPR_RDX] << 32;
     bool ours;
 
+    if ((uint32_t)env->regs[GPR_RCX] == MSR_EFER && !soft_efer_is_good(e, value))
+        raise_exception_err_ra_x86_64(env, EXC_GP, 0, RETURN_ADDRESS());
     pthread_mutex_lock(&e->lock);
     ours = irqchip_msr_write(&e->irqchip, (uint32_t)env->regs[GPR_RCX], value);
     if (ours)
@@ -235,20 +242,6 @@ uint64_t helper_read_crN_x86_64(void *env, int reg)
 {
     return reg == 8 ? irqchip_get_tpr(&soft_self->irqchip) >> 4
                     : real_helper_read_crN_x86_64(env, reg);
-}
-
-void helper_write_crN_x86_64(void *env, int reg, uint64_t value)
-{
-    struct engine *e = soft_self;
-
-    if (reg != 8) {
-        real_helper_write_crN_x86_64(env, reg, value);
-        return;
-    }
-    pthread_mutex_lock(&e->lock);
-    irqchip_set_tpr(&e->irqchip, (uint32_t)(value & 15) << 4);
-    pthread_mutex_unlock(&e->lock);
-    soft_interrupt(e);
 }
 
 /* Leaf 6 says that the APIC timer always runs: with TSC deadline mode Linux then needs no PIT. */

@@ -39,9 +39,14 @@ void helper_hlt_x86_64(void *env, int next_eip_addend);
 void helper_rdmsr_x86_64(void *env);
 void helper_wrmsr_x86_64(void *env);
 uint64_t helper_read_crN_x86_64(void *env, int reg);
-void helper_write_crN_x86_64(void *env, int reg, uint64_t value);
 void cpu_x86_cpuid_x86_64(void *env, uint32_t index, uint32_t count, uint32_t *eax, uint32_t *ebx,
                           uint32_t *ecx, uint32_t *edx);
+
+/* overrides-checks.c */
+void helper_ltr_x86_64(void *env, int selector);
+void helper_rdpmc_x86_64(void *env);
+void raise_exception_err_x86_64(void *env, int vector, int error);
+void helper_write_crN_x86_64(void *env, int reg, uint64_t value);
 
 /* overrides-lookup.c */
 void *tb_htable_lookup_x86_64(void *cpu, uint64_t pc, uint64_t cs_base, uint32_t flags,

@@ -115,7 +115,18 @@ uint64_t soft_now(const struct engine *e);
 uint64_t soft_tsc(const struct engine *e);
 void soft_rearm(struct engine *e); /* lock held */
 
-/* layout.c */
+/* layout.c: the feature words */
+enum {
+    FEAT_1_EDX,
+    FEAT_1_ECX,
+    FEAT_7_EBX,
+    FEAT_7_ECX,
+    FEAT_7_EDX,
+    FEAT_D_1_EAX,
+    FEAT_80000001_EDX,
+    FEAT_80000001_ECX
+};
+
 int soft_find_layout(struct engine *e);
 void soft_set_features(struct engine *e);
 
@@ -133,6 +144,9 @@ bool soft_drop_written(struct engine *e); /* vCPU thread; true: code was dropped
 
 /* overrides-lookup.c */
 void soft_forget_lookups(struct engine *e);
+
+/* overrides-checks.c */
+bool soft_efer_is_good(const struct engine *e, uint64_t value);
 
 /* overrides-debug.c */
 void soft_watch_raise(struct engine *e);
