@@ -8,6 +8,7 @@
  *   connect.c   the bus, calls, errors       draw.c    bars and sparklines
  *   objects.c   what vmmd has, as structs    ledger.c  where the memory of a guest is
  *   history.c   the last hour                progress.c
+ *   new-file.c  output that is whole or not there
  *   *-cmd.c     the commands, by group
  *
  * vmctl speaks only D-Bus; image-cmd.c starts vmmd-image instead. Each failure is told once, in one
@@ -311,6 +312,21 @@ void cli_progress_start(struct cli_progress *progress, const char *format, ...)
 void cli_progress_show(struct cli_progress *progress, double fraction); /* 0..1 */
 void cli_progress_end(struct cli_progress *progress);
 
+/* ---- new-file.c: a file that has no name before it is complete ---- */
+
+struct cli_new_file {
+    const char *path;
+    bool replace; /* one that exists */
+    char *hidden; /* its name meanwhile, where the file system knows no nameless files; or NULL */
+    int fd;       /* open for reading and writing */
+};
+
+/* Tells and returns -1. */
+int cli_new_file_open(struct cli_new_file *file, const char *path, bool replace);
+/* Gives it its name. Tells and returns -1. */
+int cli_new_file_publish(struct cli_new_file *file);
+void cli_new_file_free(struct cli_new_file *file);
+
 /* ---- job.c ---- */
 
 /* A job of vmmd that is waited for. */
@@ -365,6 +381,7 @@ int cli_is_at_login(const struct cli_watched *guest, void *opaque);
 int cli_template_import(struct cli *cli, const struct cli_args *args);
 int cli_template_create(struct cli *cli, const struct cli_args *args);
 int cli_template_verify(struct cli *cli, const struct cli_args *args);
+int cli_template_export(struct cli *cli, const struct cli_args *args);
 int cli_template_list(struct cli *cli, const struct cli_args *args);
 int cli_template_info(struct cli *cli, const struct cli_args *args);
 int cli_template_delete(struct cli *cli, const struct cli_args *args);

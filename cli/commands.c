@@ -13,6 +13,8 @@ const struct cli_command cli_commands[] = {
      "make a template of a guest's disk, without its identity", cli_template_create},
     {"template verify", "NAME", {0}, {0}, "read all of a template and compare it with its hashes",
      cli_template_verify},
+    {"template export", "NAME", {OPT_OUTPUT}, {OPT_TO, OPT_COMPRESS, OPT_REPLACE},
+     "write a template as an image that stands alone", cli_template_export},
     {"template list", "", {0}, {0}, "list templates", cli_template_list},
     {"template info", "NAME...", {0}, {0}, "tell all about templates", cli_template_info},
     {"template delete", "NAME...", {0}, {0},

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * vmctl template import, create, verify, list, info, delete.
+ * vmctl template import, create, verify, export, list, info, delete.
  *
  * Files are opened here and passed as descriptors: vmmd reads what the caller may read.
  */
@@ -167,6 +167,66 @@ int cli_template_verify(struct cli *cli, const struct cli_args *args)
     }
     free(path);
     cli_job_free(&job);
+    return r < 0 ? CLI_FAILED : CLI_DONE;
+}
+
+/* ---- export ---- */
+
+static int request_export(struct cli *cli, const struct cli_args *args, const char *path,
+                          int output, struct cli_job *job)
+{
+    DBusMessage *message = bus_method(CLI_NAME, path, CLI_TEMPLATE, "Export");
+    const char *format = args->value[OPT_TO];
+    dbus_bool_t compress = args->value[OPT_COMPRESS] != NULL;
+    DBusMessageIter iter, dict;
+    DBusMessage *reply;
+
+    if (message) {
+        dbus_message_iter_init_append(message, &iter);
+        if (!dbus_message_iter_append_basic(&iter, DBUS_TYPE_UNIX_FD, &output) ||
+            !bus_dict_open(&iter, &dict) ||
+            (format && !bus_dict_put(&dict, "format", DBUS_TYPE_STRING, &format)) ||
+            !bus_dict_put(&dict, "compress", DBUS_TYPE_BOOLEAN, &compress) ||
+            !bus_dict_close(&iter, &dict)) {
+            cli_tell("out of memory");
+            dbus_message_unref(message);
+            return -1;
+        }
+    }
+    if (cli_send(cli, message, &reply) < 0)
+        return -1;
+    return cli_job_take(job, reply);
+}
+
+static int export_to(struct cli *cli, const struct cli_args *args, const char *path,
+                     struct cli_new_file *file)
+{
+    struct cli_job job = {.what = "export"};
+    int r = cli_job_prepare(cli, &job);
+
+    if (r == 0)
+        r = request_export(cli, args, path, file->fd, &job);
+    if (r == 0) {
+        cli_progress_start(&job.progress, "exporting %s", args->name[0]);
+        r = cli_job_wait(cli, &job);
+    }
+    if (r == 0)
+        r = cli_new_file_publish(file);
+    cli_job_free(&job);
+    return r;
+}
+
+int cli_template_export(struct cli *cli, const struct cli_args *args)
+{
+    char *path = cli_template_path(cli, args->name[0]);
+    struct cli_new_file file;
+    int r = path ? cli_new_file_open(&file, args->value[OPT_OUTPUT], args->value[OPT_REPLACE]) : -1;
+
+    if (r == 0) {
+        r = export_to(cli, args, path, &file);
+        cli_new_file_free(&file);
+    }
+    free(path);
     return r < 0 ? CLI_FAILED : CLI_DONE;
 }
 

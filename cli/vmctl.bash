@@ -56,7 +56,7 @@ _vmctl_complete()
     done
     case $command in
     "") words="$(_vmctl_lines | cut -d ' ' -f 1 | sort -u) help --help --version --bus-address --format" ;;
-    template) words="import create verify list info delete" ;;
+    template) words="import create verify export list info delete" ;;
     image) words="info check create convert commit rebase resize snapshots" ;;
     *)
         line=$(_vmctl_lines | grep -m 1 "^$command\( \|$\)")
@@ -65,7 +65,7 @@ _vmctl_complete()
         -*) ;;
         *)
             case $command in
-            create | run | "template info" | "template delete" | "template verify") words="$words $(_vmctl_names template)" ;;
+            create | run | "template info" | "template delete" | "template verify" | "template export") words="$words $(_vmctl_names template)" ;;
             image\ *)
                 compopt -o filenames
                 mapfile -t COMPREPLY < <(compgen -f -- "$cur")

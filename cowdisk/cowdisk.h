@@ -446,6 +446,7 @@ int cow_check(int fd, unsigned flags, struct cow_check_result *ret_result, cow_p
  * vmmd-import [--kernel] [--initrd] [--cmdline TEXT] [--passphrase] [--snapshot S]
  *             [--below N [--below-hashes]] [--remove-identity]
  * vmmd-import --verify
+ * vmmd-import --export raw|qcow2 [--compress]
  *
  * - fd 3: status socket, SOCK_SEQPACKET
  * - fd 4: source image, read-only: raw, qcow2 or qcow, told by its first bytes
@@ -466,6 +467,10 @@ int cow_check(int fd, unsigned flags, struct cow_check_result *ret_result, cow_p
  * With --verify alone nothing is imported: fd 4 is the disk of a template and fd 6 its hash file,
  * both read-only; they are compared, FAILED names the first damaged blocks. What the other fds are
  * does not matter.
+ *
+ * With --export nothing is imported either: fds 4 and 6 are the same, and the disk is written to fd
+ * 5, an empty file, read-write, as an image that stands alone; each block is compared with its
+ * hash.
  *
  * With --snapshot an internal snapshot of the source, by id or name, instead of its current state.
  * Without --cmdline the command line is found: root= from the image's own file systems, e.g.

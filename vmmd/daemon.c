@@ -13,7 +13,7 @@
 #include "vmmd/fileio.h"
 #include "vmmd/guest.h"
 #include "vmmd/import.h"
-#include "vmmd/verify.h"
+#include "vmmd/template-read.h"
 #include "vmmd/log.h"
 #include "vmmd/mapcount.h"
 #include "vmmd/pressure.h"
@@ -272,7 +272,7 @@ int daemon_new(struct daemon **ret_daemon, struct event_base *base, const struct
     TAILQ_INIT(&daemon->jobs);
     LIST_INIT(&daemon->batches);
     LIST_INIT(&daemon->imports);
-    LIST_INIT(&daemon->verifies);
+    LIST_INIT(&daemon->readings);
     look_at_host(daemon);
     daemon->shares = shares_new(base, config->pool_max);
     if (!daemon->shares || add_timers(daemon) < 0)
@@ -305,7 +305,7 @@ void daemon_free(struct daemon *daemon)
         return;
     create_abort_all(daemon);
     import_abort_all(daemon);
-    verify_abort_all(daemon);
+    template_readings_abort_all(daemon);
     while (!TAILQ_EMPTY(&daemon->jobs))
         job_free(TAILQ_FIRST(&daemon->jobs));
     while (!TAILQ_EMPTY(&daemon->guests))

@@ -22,7 +22,7 @@ struct event;
 struct event_base;
 struct guest;
 struct import;
-struct verify;
+struct reading;
 struct job;
 struct pressure;
 struct shares;
@@ -58,7 +58,7 @@ TAILQ_HEAD(template_list, template);
 TAILQ_HEAD(job_list, job);
 LIST_HEAD(batch_list, batch);
 LIST_HEAD(import_list, import);
-LIST_HEAD(verify_list, verify);
+LIST_HEAD(reading_list, reading);
 
 struct daemon {
     struct event_base *base;
@@ -80,7 +80,7 @@ struct daemon {
     struct job_list jobs;
     struct batch_list batches; /* guests being created */
     struct import_list imports;
-    struct verify_list verifies; /* of templates */
+    struct reading_list readings; /* of templates */
     unsigned n_guests;
     uint64_t next_job, next_cookie;
     struct shares *shares;

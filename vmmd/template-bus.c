@@ -5,9 +5,10 @@
 #include "vmmd/adapter.h"
 #include "vmmd/guest.h"
 #include "vmmd/template.h"
-#include "vmmd/verify.h"
+#include "vmmd/template-read.h"
 
 #include <string.h>
+#include <unistd.h>
 
 static void delete (void *object, struct bus_call *call)
 {
@@ -25,7 +26,49 @@ static void verify(void *object, struct bus_call *call)
     struct problem problem;
     struct job *job;
 
-    if (verify_start(object, &job, &problem) < 0) {
+    if (template_verify(object, &job, &problem) < 0) {
+        adapter_fail(call, &problem);
+        return;
+    }
+    adapter_job_path(job->id, path);
+    bus_call_return(call, DBUS_TYPE_OBJECT_PATH, &result, DBUS_TYPE_INVALID);
+}
+
+static int read_export(DBusMessage *message, struct export_request *request,
+                       struct problem *problem)
+{
+    dbus_bool_t compress = FALSE;
+    const struct adapter_option options[] = {
+        {"format", DBUS_TYPE_STRING, &request->format, NULL},
+        {"compress", DBUS_TYPE_BOOLEAN, &compress, NULL},
+        {0},
+    };
+    DBusMessageIter iter, dict;
+    int r;
+
+    dbus_message_iter_init(message, &iter);
+    if (!bus_get(&iter, DBUS_TYPE_UNIX_FD, &request->output))
+        return problem_set(problem, PROBLEM_INVALID_ARGUMENT, "the output fd did not arrive");
+    dbus_message_iter_next(&iter);
+    dbus_message_iter_recurse(&iter, &dict);
+    r = adapter_read_options(&dict, options, problem);
+    request->compress = compress;
+    return r;
+}
+
+static void export(void *object, struct bus_call *call)
+{
+    struct export_request request = {.output = -1};
+    char path[ADAPTER_PATH_MAX], *result = path;
+    struct problem problem;
+    struct job *job;
+    int r = read_export(bus_call_message(call), &request, &problem);
+
+    if (r == 0)
+        r = template_export(object, &request, &job, &problem);
+    if (request.output >= 0)
+        close(request.output);
+    if (r < 0) {
         adapter_fail(call, &problem);
         return;
     }
@@ -99,6 +142,10 @@ static bool get_guests(void *object, DBusMessageIter *iter)
 static const struct bus_method_entry methods[] = {
     {.name = "Delete", .call = delete},
     {.name = "Verify", .out = BUS_ARGS({"job", "o"}), .call = verify},
+    {.name = "Export",
+     .in = BUS_ARGS({"output", "h"}, {"options", "a{sv}"}),
+     .out = BUS_ARGS({"job", "o"}),
+     .call = export},
     {0},
 };
 

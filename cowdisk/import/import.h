@@ -36,10 +36,12 @@ enum import_fd {
 struct import {
     bool own_kernel, own_initrd; /* given by the caller, only to be checked */
     bool has_passphrase;
-    bool verify;       /* nothing is imported */
-    bool anonymous;    /* what tells this machine from others is removed */
-    unsigned n_below;  /* images under the source */
-    bool below_hashes; /* the last of them has a hash file */
+    bool verify;        /* nothing is imported */
+    const char *export; /* nothing is imported: the format of an image to write */
+    bool compress;      /* it */
+    bool anonymous;     /* what tells this machine from others is removed */
+    unsigned n_below;   /* images under the source */
+    bool below_hashes;  /* the last of them has a hash file */
     struct cow_hashes hashes;
     uint64_t damaged_at; /* of the image under the source, if it was found to be damaged, */
     bool damaged;        /* which this says */
@@ -68,6 +70,10 @@ int import_check_size(struct import *import, uint64_t disk_bytes);
 /* ---- verify.c */
 /* Compares the disk with its hashes; nothing else is done then. -EILSEQ: it is damaged. */
 int import_verify(struct import *import);
+
+/* ---- export.c */
+/* Writes the source, compared with its hashes, to the disk as an image; nothing else is done. */
+int import_export(struct import *import);
 
 /* ---- old.c */
 /* Is the source an image for libqcow? */

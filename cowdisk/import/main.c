@@ -20,6 +20,7 @@ static int parse_arguments(struct import *import, int argc, char **argv)
         {"kernel", no_argument, NULL, 'k'},          {"initrd", no_argument, NULL, 'i'},
         {"cmdline", required_argument, NULL, 'c'},   {"passphrase", no_argument, NULL, 'p'},
         {"snapshot", required_argument, NULL, 's'},  {"verify", no_argument, NULL, 'v'},
+        {"export", required_argument, NULL, 'e'},    {"compress", no_argument, NULL, 'z'},
         {"below", required_argument, NULL, 'b'},     {"below-hashes", no_argument, NULL, 'h'},
         {"remove-identity", no_argument, NULL, 'a'}, {0},
     };
@@ -33,6 +34,8 @@ static int parse_arguments(struct import *import, int argc, char **argv)
         case 'p': import->has_passphrase = true; break;
         case 's': import->snapshot = optarg; break;
         case 'v': import->verify = true; break;
+        case 'e': import->export = optarg; break;
+        case 'z': import->compress = true; break;
         case 'b': import->n_below = (unsigned)atoi(optarg); break;
         case 'h': import->below_hashes = true; break;
         case 'a': import->anonymous = true; break;
@@ -102,6 +105,8 @@ static int run(struct import *import)
 
     if (r == 0 && import->verify)
         return import_verify(import);
+    if (r == 0 && import->export)
+        return import_export(import);
     if (r == 0)
         r = import_copy(import);
     if (r == 0)
@@ -137,6 +142,7 @@ int main(int argc, char **argv)
                         "[--snapshot S]\n"
                         "                   [--below N [--below-hashes]] [--remove-identity]\n"
                         "       vmmd-import --verify\n"
+                        "       vmmd-import --export raw|qcow2 [--compress]\n"
                         "(started by vmmd, with its files on fds 3 and up)\n");
         return 2;
     }

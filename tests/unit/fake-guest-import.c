@@ -67,7 +67,7 @@ int FAKE_IMPORT_MAIN(int argc, char **argv);
 int FAKE_IMPORT_MAIN(int argc, char **argv)
 {
     struct cow_import_msg msg = {.type = COW_IMPORT_DONE};
-    bool kernel = false, initrd = false, verify = false;
+    bool kernel = false, initrd = false, verify = false, export = false;
     const char *cmdline = "root=/dev/vda1 ro console=ttyS0";
     char word[16] = "";
 
@@ -75,6 +75,7 @@ int FAKE_IMPORT_MAIN(int argc, char **argv)
         kernel = kernel || strcmp(argv[i], "--kernel") == 0;
         initrd = initrd || strcmp(argv[i], "--initrd") == 0;
         verify = verify || strcmp(argv[i], "--verify") == 0;
+        export = export || strcmp(argv[i], "--export") == 0;
         if (strcmp(argv[i], "--cmdline") == 0 && i + 1 < argc)
             cmdline = argv[++i];
     }
@@ -88,6 +89,10 @@ int FAKE_IMPORT_MAIN(int argc, char **argv)
         return 0;
     }
     msg.disk_bytes = import_copy();
+    if (export) {
+        import_say(&msg);
+        return 0;
+    }
     if (cow_hashes_write(DISK, HASHES, NULL, NULL) < 0)
         import_fail("cannot hash");
     if (!kernel && write(KERNEL, "kernel", 6) != 6)

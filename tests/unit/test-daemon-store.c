@@ -5,6 +5,8 @@
  */
 #include "tests/unit/test-daemon-util.h"
 
+#include "vmmd/template-read.h"
+
 static struct guest_config sample(void)
 {
     struct guest_config config = {
@@ -361,6 +363,42 @@ static void test_template_keeps_what_was_given(void **state)
     assert_false(template_find(world->daemon, "golden")->info.own_kernel);
 }
 
+/* Somebody's descriptor is looked at before it is written to. */
+static void test_export(void **state)
+{
+    static const int bad[] = {O_RDONLY, O_WRONLY, O_RDWR | O_APPEND};
+    struct world *world = *state;
+    struct export_request request = {.output = -1};
+    struct problem problem;
+    struct template *tmpl;
+    char path[128];
+    struct job *job;
+
+    import_template(world, "deb");
+    tmpl = template_find(world->daemon, "deb");
+    snprintf(path, sizeof(path), "%s/out", world->dir);
+    close(open(path, O_CREAT | O_RDWR, 0600));
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        request.output = open(path, bad[i]);
+        assert_true(template_export(tmpl, &request, &job, &problem) < 0);
+        assert_int_equal(problem.kind, PROBLEM_INVALID_ARGUMENT);
+        close(request.output);
+    }
+    request.output = open(path, O_RDWR);
+    request.format = "vmdk";
+    assert_true(template_export(tmpl, &request, &job, &problem) < 0);
+    request.format = "raw";
+    request.compress = true;
+    assert_true(template_export(tmpl, &request, &job, &problem) < 0);
+    request.compress = false;
+    assert_int_equal(template_export(tmpl, &request, &job, &problem), 0);
+    run_while_not(world, job_ended, job);
+    assert_int_equal(job->state, JOB_DONE);
+    assert_string_equal(job->result, "deb");
+    assert_true(template_export(tmpl, &request, &job, &problem) < 0); /* not empty any more */
+    close(request.output);
+}
+
 #define CASE(function) cmocka_unit_test_setup_teardown(function, world_setup, world_teardown)
 
 int main(int argc, char **argv)
@@ -376,6 +414,7 @@ int main(int argc, char **argv)
         CASE(test_cancelled_import),
         CASE(test_import_with_kernel),
         CASE(test_too_many_jobs),
+        CASE(test_export),
         CASE(test_template_of_a_guest),
         CASE(test_template_keeps_what_was_given),
     };
