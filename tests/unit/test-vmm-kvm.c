@@ -71,6 +71,12 @@ GUEST(await_msi, "mov $0xfee00000, %rbx; movl $0x1ff, 0xf0(%rbx); out %al, $0x98
 GUEST(msi_handler,
       "incq 0x200000; push %rbx; mov $0xfee00000, %ebx; movl $0, 0xb0(%rbx); pop %rbx\n"
       "iretq");
+/* The same in a machine: it is ready when it says so in memory. */
+GUEST(await_msi_here, "mov $0xfee00000, %rbx; movl $0x1ff, 0xf0(%rbx); movb $1, 0x200010\n"
+                      "1: sti; hlt; jmp 1b");
+GUEST(other_msi_handler,
+      "incq 0x200008; push %rbx; mov $0xfee00000, %ebx; movl $0, 0xb0(%rbx); pop %rbx\n"
+      "iretq");
 /* INIT and SIPI to all but itself; each AP counts and halts, in real mode. */
 GUEST(start_aps,
       "mov $0xfee00000, %rbx; movl $0x1ff, 0xf0(%rbx); movl $0xc4500, 0x300(%rbx)\n"
@@ -799,6 +805,152 @@ static void test_application_processors(void **state)
     }
 }
 
+/* ---- MSI-X of devices: by eventfd, and counted ---- */
+
+static unsigned n_msi, n_irqfd;
+
+static int count_msi(struct engine *e, uint64_t address, uint32_t data)
+{
+    n_msi++;
+    return engine_kvm()->msi(e, address, data);
+}
+
+static int count_irqfd(struct engine *e, int fd, uint64_t address, uint32_t data)
+{
+    n_irqfd++;
+    return engine_kvm()->irqfd(e, fd, address, data);
+}
+
+/* A machine whose guest waits for the vectors 0x40 and 0x41. */
+static void create_awaiting(struct machine *m, struct engine_ops *ops)
+{
+    struct machine_config config = {
+        .memory_bytes = RAM, .vcpus = 1, .ops = ops, .kvm_fd = open_kvm()};
+    char text[128] = "";
+
+    *ops = *engine_kvm();
+    ops->msi = count_msi;
+    ops->irqfd = count_irqfd;
+    n_msi = n_irqfd = 0;
+    assert_int_equal(machine_init(m, &config, text, sizeof(text)), 0);
+    close(config.kvm_fd);
+    LOAD(&m->memory, CODE, await_msi_here);
+    LOAD(&m->memory, CODE + PAGE, msi_handler);
+    LOAD(&m->memory, CODE + 2 * PAGE, other_msi_handler);
+    set_gate(&m->memory, 0x40, CODE + PAGE);
+    set_gate(&m->memory, 0x41, CODE + 2 * PAGE);
+    enter(m->ops, m->vcpus[0].vcpu, &m->memory, 0);
+}
+
+static void fire(struct machine *m, unsigned vector, uint32_t data)
+{
+    pthread_mutex_lock(&m->lock);
+    msi_fire(m, vector, 0xfee00000, data);
+    pthread_mutex_unlock(&m->lock);
+}
+
+/* None is lost: not one of them is KVM_SIGNAL_MSI but the first after a change, and routes are set
+ * as often. Pauses come in between. */
+static void test_msi_by_eventfd(void **state)
+{
+    static struct machine m;
+    struct engine_ops ops;
+    unsigned vector;
+
+    (void)state;
+    create_awaiting(&m, &ops);
+    assert_int_equal(msi_add(&m, 1, &vector), 0);
+    assert_int_equal(machine_start(&m), 0);
+    wait_beyond(&m.memory, DATA + 16, 0);
+    for (unsigned i = 0; i < 500; i++) {
+        if (i % 50 == 49)
+            machine_pause(&m);
+        fire(&m, vector, 0x40);
+        machine_resume(&m);
+        wait_beyond(&m.memory, DATA, i);
+    }
+    assert_int_equal(n_msi, 1);
+    assert_int_equal(n_irqfd, 1);
+    assert_int_equal(word(&m.memory, DATA + 8), 0);
+    for (unsigned i = 0; i < 500; i++) { /* the driver moves it */
+        fire(&m, vector, 0x41);
+        wait_beyond(&m.memory, DATA + 8, i);
+    }
+    assert_int_equal(n_msi, 2);
+    assert_int_equal(n_irqfd, 2);
+    assert_int_equal(word(&m.memory, DATA), 500);
+    machine_destroy(&m);
+}
+
+/* Beyond KVM_MAX_ROUTES, and where the kernel refuses a message, each still arrives. */
+static void test_msi_without_routes(void **state)
+{
+    static struct machine m;
+    struct engine_ops ops;
+    unsigned first;
+
+    (void)state;
+    create_awaiting(&m, &ops);
+    assert_int_equal(msi_add(&m, KVM_MAX_ROUTES + 2, &first), 0);
+    assert_int_equal(msi_add(&m, MSI_MAX, &first), -ENOSPC);
+    first = 0;
+    assert_int_equal(machine_start(&m), 0);
+    wait_beyond(&m.memory, DATA + 16, 0);
+    for (unsigned v = 0, n = 0; v < KVM_MAX_ROUTES + 2; v++) {
+        for (unsigned i = 0; i < 3; i++, n++) {
+            fire(&m, first + v, 0x40);
+            wait_beyond(&m.memory, DATA, n);
+        }
+    }
+    assert_int_equal(n_irqfd, KVM_MAX_ROUTES + 2);
+    assert_int_equal(n_msi, KVM_MAX_ROUTES + 2 * 3);
+    machine_destroy(&m);
+}
+
+/* What was fired before a save is in the saved guest, or still comes; nothing is lost or doubled.
+ */
+static void test_msi_and_state(void **state)
+{
+    static struct machine m, n;
+    struct engine_ops ops;
+    struct state s;
+    unsigned vector;
+
+    (void)state;
+    for (unsigned round = 0; round < 20; round++) {
+        create_awaiting(&m, &ops);
+        assert_int_equal(msi_add(&m, 1, &vector), 0);
+        assert_int_equal(machine_start(&m), 0);
+        wait_beyond(&m.memory, DATA + 16, 0);
+        for (unsigned i = 0; i < 2; i++) {
+            fire(&m, vector, 0x40);
+            wait_beyond(&m.memory, DATA, i);
+        }
+        machine_pause(&m);
+        fire(&m, vector, 0x40); /* by the eventfd */
+        state_init(&s);
+        assert_int_equal(machine_save(&m, &s), 0);
+        create_awaiting(&n, &ops);
+        assert_int_equal(msi_add(&n, 1, &vector), 0);
+        memcpy(n.memory.base, m.memory.base, RAM);
+        machine_destroy(&m);
+        machine_pause(&n);
+        assert_int_equal(machine_load(&n, &s), 0);
+        assert_int_equal(machine_start(&n), 0);
+        machine_resume(&n);
+        wait_beyond(&n.memory, DATA, 2);
+        for (unsigned i = 3; i < 6; i++) { /* by routes of its own */
+            fire(&n, vector, 0x40);
+            wait_beyond(&n.memory, DATA, i);
+        }
+        assert_int_equal(n_msi, 1);
+        assert_int_equal(n_irqfd, 1);
+        assert_int_equal(word(&n.memory, DATA), 6);
+        state_free(&s);
+        machine_destroy(&n);
+    }
+}
+
 struct merge {
     struct machine *m;
     uint64_t count, works;
@@ -980,6 +1132,9 @@ int main(void)
         cmocka_unit_test(test_time_stands_still),
         cmocka_unit_test(test_hostile_state),
         cmocka_unit_test(test_application_processors),
+        cmocka_unit_test(test_msi_by_eventfd),
+        cmocka_unit_test(test_msi_without_routes),
+        cmocka_unit_test(test_msi_and_state),
         cmocka_unit_test(test_frozen_work),
         cmocka_unit_test(test_kicks),
         cmocka_unit_test(test_machine_state),

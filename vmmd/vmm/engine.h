@@ -8,9 +8,10 @@
  * that an engine lacks is NULL and its caller has another way.
  *
  * Threads: create, destroy, map_ram and vcpu_create by the thread that sets the machine up.
- * vcpu_run by the vCPU's own thread. vcpu_kick, irq_line, msi, ram_written by any thread; irq_line
- * and msi with the machine lock held (machine.h), never from a signal handler. vcpu_get_state,
- * vcpu_set_state, get_irqchip, set_irqchip and clock_shift while no vCPU runs (gate.h).
+ * vcpu_run by the vCPU's own thread. vcpu_kick, irq_line, msi, irqfd, ram_written by any thread;
+ * irq_line, msi and irqfd with the machine lock held (machine.h), never from a signal handler.
+ * vcpu_get_state, vcpu_set_state, get_irqchip, set_irqchip and clock_shift while no vCPU runs
+ * (gate.h).
  *
  * Addresses are GPA (guest physical) and HVA (host virtual), in bytes. Times are ns of
  * CLOCK_MONOTONIC. Functions return 0 or -errno.
@@ -109,8 +110,10 @@ struct engine_ops {
     void (*clock_shift)(struct engine *engine, uint64_t ns);
     uint64_t (*tsc_khz)(struct engine *engine);
 
-    /* Optional. An eventfd that fires an MSI (again: another MSI; address 0: no longer); an eventfd
-     * written when the guest writes `size` bytes (0: any) at gpa. */
+    /* Optional. An eventfd that fires an MSI (again: another MSI; address 0: no longer), which is
+     * what msi.h does for devices; takes long compared with an interrupt. -ENOSPC: no more of them,
+     * -EINVAL: not such an MSI. An eventfd written when the guest writes `size` bytes (0: any) at
+     * gpa. */
     int (*irqfd)(struct engine *engine, int fd, uint64_t address, uint32_t data);
     int (*ioeventfd)(struct engine *engine, uint64_t gpa, unsigned size, int fd, bool add);
     /* Optional. One bit per page of [gpa, gpa+bytes), which is what map_ram() was given: written

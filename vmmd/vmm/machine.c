@@ -318,6 +318,7 @@ void machine_destroy(struct machine *m)
     }
     if (m->engine)
         m->ops->destroy(m->engine);
+    msi_destroy(m);
     m->memory.engine = NULL;
     memory_free(&m->memory);
     gate_destroy(&m->gate);

@@ -16,6 +16,7 @@
 #include "vmmd/vmm/gate.h"
 #include "vmmd/vmm/iobus.h"
 #include "vmmd/vmm/memory.h"
+#include "vmmd/vmm/msi.h"
 #include "vmmd/vmm/pci.h"
 
 #include <pthread.h>
@@ -76,6 +77,7 @@ struct machine {
     struct iobus ports;
     struct pci_bus pci;
     struct doorbells doorbells;
+    struct msi msi;
     const struct engine_ops *ops;
     struct engine *engine;
     struct machine_vcpu vcpus[ENGINE_MAX_VCPUS];

@@ -76,7 +76,8 @@ void pci_msix_fire(struct pci_device *dev, unsigned vector)
         return;
     }
     dev->pending &= ~(1u << vector);
-    machine_msi(dev->machine, dev->msix[vector].address, dev->msix[vector].data);
+    msi_fire(dev->machine, dev->first_msi + vector, dev->msix[vector].address,
+             dev->msix[vector].data);
 }
 
 static void fire_unmasked(struct pci_device *dev)
@@ -290,13 +291,18 @@ static void add_msix(struct pci_bus *bus, struct pci_device *dev, unsigned n_vec
 int pci_add(struct pci_bus *bus, struct pci_device *dev, const struct pci_id *id,
             const struct pci_bar *bar0, unsigned n_vectors)
 {
-    unsigned slot = 1;
+    unsigned slot = 1, first_msi;
+    int r;
 
     while (slot < PCI_MAX_SLOTS && bus->slots[slot])
         slot++;
     if (slot == PCI_MAX_SLOTS || n_vectors == 0 || n_vectors > PCI_MAX_VECTORS)
         return -ENOSPC;
+    r = msi_add(bus->machine, n_vectors, &first_msi);
+    if (r < 0)
+        return r;
     dev->machine = bus->machine;
+    dev->first_msi = first_msi;
     dev->slot = slot;
     set_identity(dev, id);
     set_command(dev);

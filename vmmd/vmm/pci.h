@@ -46,8 +46,8 @@ struct pci_device {
     uint8_t config[256];
     uint8_t writable[256]; /* bits of config that the guest may write */
     struct pci_bar bars[2];
-    uint8_t msix_at; /* offset of the MSI-X capability, 0: none */
-    unsigned n_vectors;
+    uint8_t msix_at;               /* offset of the MSI-X capability, 0: none */
+    unsigned n_vectors, first_msi; /* of msi.h */
     struct pci_msix_entry msix[PCI_MAX_VECTORS];
     uint32_t pending;                      /* MSI-X pending bits */
     bool intx;                             /* the device asserts its line */

@@ -92,6 +92,8 @@ int kvm_set_routes(struct engine *e); /* with the lock held, or before anybody e
 int kvm_irq_line(struct engine *e, unsigned gsi, bool level);
 int kvm_msi(struct engine *e, uint64_t address, uint32_t data);
 int kvm_irqfd(struct engine *e, int fd, uint64_t address, uint32_t data);
+/* What was fired is in the local APICs when this returns: the kernel may have put it off. */
+int kvm_settle_irqfds(struct engine *e);
 int kvm_ioeventfd(struct engine *e, uint64_t gpa, unsigned size, int fd, bool add);
 
 /* cpuid.c: fills e->cpuid and e->supported. -ENOTSUP: the host lacks what the model has. */

@@ -150,6 +150,26 @@ int kvm_irqfd(struct engine *e, int fd, uint64_t address, uint32_t data)
     return r;
 }
 
+/* Taking an eventfd off waits for what it has fired; what is written meanwhile is found when it is
+ * put on again. */
+int kvm_settle_irqfds(struct engine *e)
+{
+    int r = 0;
+
+    pthread_mutex_lock(&e->lock);
+    for (unsigned i = 0; i < KVM_MAX_ROUTES; i++) {
+        if (e->routes[i].fd < 0)
+            continue;
+        r = attach(e, i, false);
+        if (r == 0)
+            r = attach(e, i, true);
+        if (r < 0)
+            break;
+    }
+    pthread_mutex_unlock(&e->lock);
+    return r;
+}
+
 int kvm_ioeventfd(struct engine *e, uint64_t gpa, unsigned size, int fd, bool add)
 {
     struct kvm_ioeventfd event = {

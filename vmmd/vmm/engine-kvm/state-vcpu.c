@@ -367,11 +367,14 @@ static int set_all(struct vcpu *v, struct vcpu_state *st)
 int kvm_vcpu_get_state(struct vcpu *v, struct state *s)
 {
     struct vcpu_state *st = calloc(1, sizeof(*st));
-    int r;
+    int r = 0;
 
     if (!st)
         return -ENOMEM;
-    r = get_all(v, st);
+    if (v->index == 0) /* the first that is saved */
+        r = kvm_settle_irqfds(v->engine);
+    if (r == 0)
+        r = get_all(v, st);
     if (r == 0)
         put_all(v, st, s);
     free(st);
