@@ -149,10 +149,10 @@ $(BUILD)/guests/%: tests/guest/%.c tests/guest/head.S tests/guest/guest.ld $(wil
 # Guests of more than one file.
 $(BUILD)/guests/fidelity: tests/guest/parts/rings.c $(wildcard tests/guest/fidelity/*.[ch])
 
-$(BUILD)/bench-cowdisk: BENCH_LIBS := -lqcow
-$(BUILD)/bench-%: tests/bench/bench-%.c $(LIBMEMSHARE) $(LIBCOWDISK)
+# What overlays cost, beside plain files and QEMU's.
+$(BUILD)/bench-cowdisk: $(call objs,$(call src,tests/bench/cowdisk)) $(LIBCOWDISK)
 	@echo "  LINK    $@"
-	@$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.c %.a,$^) $(COWDISK_LIBS) $(MEMSHARE_LIBS) $(BENCH_LIBS) -lm
+	@$(CC) $(LDFLAGS) -o $@ $^ $(COWDISK_LIBS) -lqcow
 
 # What page sharing gains and costs, beside KSM.
 BENCH_MEMSHARE_SRC := $(call src,tests/bench/memshare)

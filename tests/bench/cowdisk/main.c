@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What an overlay costs against plain pread and pwrite on the same file system, and against QEMU's
- * qcow2 driver (`qemu-img bench`, if it is there) doing the same steps: interleaved rounds,
- * medians. Where a name says so, something else stands in the column "raw": a chain of one image,
- * libqcow. Half of what is read at random lies in the overlay and half in the file below it, twice
- * the pages of a flat file for the host's caches: so "raw" reads the same blocks of the same files,
- * known beforehand, and the flat file is a line of its own. bench-cowdisk [DIR] [--json]
+ * bench-cowdisk: what an overlay costs against plain pread and pwrite on the same file system, and
+ * against QEMU's qcow2 driver (`qemu-img bench`, if it is there) doing the same steps: interleaved
+ * rounds, medians. Where a name says so, something else stands in the column "raw": a chain of one
+ * image, libqcow. Half of what is read at random lies in the overlay and half in the file below it,
+ * twice the pages of a flat file for the host's caches: so "raw" reads the same blocks of the same
+ * files, known beforehand, and the flat file is a line of its own. bench-cowdisk [DIR] [--json]
  */
-#include "cowdisk/internal.h"
+#include "tests/bench/cowdisk/bench.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -19,20 +19,15 @@
 #include <time.h>
 #include <unistd.h>
 
-#define ROUNDS      5
-#define SIZE        (1ull << 30)
-#define BLOCK       4096u
+#define ROUNDS      6
 #define STEP        (65536u + 4096u)
-#define N_READS     100000u
-#define N_WARM      50000u
+#define N_WARM      150000u
 #define N_WRITES    12000u
 #define N_FLUSHES   300u
 #define N_OVERLAYS  1000u
 #define N_UNPACKED  2000u
 #define PACKED_SIZE (128ull << 20)
 #define DEPTH       8u
-
-enum { OURS, RAW, QEMU, N_SIDES };
 
 struct bench {
     const char *name;
@@ -45,7 +40,7 @@ struct bench {
 static int base_fd, raw_fd;
 static char dir[512];
 
-static double now(void)
+double now(void)
 {
     struct timespec ts;
 
@@ -53,7 +48,7 @@ static double now(void)
     return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
 }
 
-static uint64_t next_random(uint64_t *state)
+uint64_t next_random(uint64_t *state)
 {
     uint64_t z = *state += 0x9e3779b97f4a7c15ull;
 
@@ -100,7 +95,7 @@ static struct cow_disk *new_overlay(const char *name)
     return disk;
 }
 
-static void check(int r)
+void check(int r)
 {
     if (r < 0) {
         fprintf(stderr, "%s\n", strerror(-r));
@@ -108,8 +103,7 @@ static void check(int r)
     }
 }
 
-/* `qemu-img bench` with the same count and step, one request at a time. */
-static int run_qemu(const char *options, unsigned n, double *ret_seconds)
+int run_qemu(const char *options, unsigned n, double *ret_seconds)
 {
     char command[1400];
     double start;
@@ -129,13 +123,7 @@ static int run_qemu(const char *options, unsigned n, double *ret_seconds)
     return r == 0 ? 0 : -EIO;
 }
 
-struct place {
-    int fd;
-    uint64_t offset;
-};
-
-/* Every other cluster of the overlay is its own; and where each block is. Made once. */
-static struct cow_disk *half_written(const struct place **ret_place)
+struct cow_disk *half_written(const struct place **ret_place)
 {
     static struct cow_disk *disk;
     static struct place place[SIZE / BLOCK];
@@ -471,6 +459,7 @@ int main(int argc, char **argv)
     struct bench benches[] = {
         {.name = "random 4 KiB read", .run = bench_read, .n = N_READS},
         {.name = "the same (raw: of a flat file)", .run = bench_read_flat, .n = N_READS},
+        {.name = "random 4 KiB read, 64 at a time", .run = bench_queue, .n = N_READS},
         {.name = "sequential read, per MiB", .run = bench_sequential, .n = SIZE >> 20},
         {.name = "4 KiB read, chain of 8 (raw: of 1)", .run = bench_chain, .n = N_READS},
         {.name = "compressed read (raw: libqcow)", .run = bench_packed, .n = N_UNPACKED},
@@ -503,8 +492,10 @@ int main(int argc, char **argv)
     prepare();
     for (int round = 0; round < ROUNDS; round++) {
         for (size_t i = 0; i < n; i++) {
-            for (int side = 0; side < N_SIDES; side++)
+            for (int k = 0; k < N_SIDES; k++) {
+                int side = (k + round) % N_SIDES;
                 benches[i].has[side] = benches[i].run(side, &benches[i].seconds[side][round]) == 0;
+            }
         }
     }
     printf(json ? "[\n" : "%-34s %12s  %12s  %12s\n", "per request, medians", "cowdisk", "raw",
