@@ -376,8 +376,8 @@ int cow_convert(struct cow_disk *disk, int fd, const struct cow_convert_options 
  * COW_KEEP, empties the overlay. `overlay` and cow_backing(overlay) are open for writing. What the
  * overlay shows is the same before, after, and at every moment between, also after a kill: its
  * clusters go only after the backing file is durable. Other overlays of that backing file are
- * ruined. Errors: -EROFS, -EINVAL: no backing file; -ENOTSUP: it has internal snapshots; -ENOSPC,
- * -EIO; -ECANCELED.
+ * ruined. Errors: -EROFS, -EINVAL: no backing file; -ENOTSUP: it has internal snapshots, or
+ * records that its backing file is a template; -ENOSPC, -EIO; -ECANCELED.
  */
 int cow_commit_to_backing(struct cow_disk *overlay, unsigned flags, cow_progress_fn progress,
                           void *opaque, struct cow_error *err);

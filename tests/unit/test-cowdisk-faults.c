@@ -14,7 +14,8 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
-#define SECTOR 512u
+#define SECTOR     512u
+#define QEMU_EVERY 50
 
 /* ---- a file that can lose writes ------------------------------------------------------------- */
 
@@ -423,6 +424,34 @@ static void check_snapshot(const struct disk *d, int fd)
     free(now);
 }
 
+/* States after a power cut that were looked at, and how many of them by QEMU. */
+static unsigned n_cuts, n_judged;
+
+/* Three times as many as the numbers of steps say, or as often as CUT_FACTOR says. */
+static int cut_steps(int steps)
+{
+    const char *factor = getenv("CUT_FACTOR");
+
+    return steps * (factor ? atoi(factor) : 3);
+}
+
+/* Our own check sees each state; that QEMU agrees, many of them must do for, for it takes long. */
+static void let_qemu_judge(int fd)
+{
+    if (n_cuts++ % QEMU_EVERY || !have_qemu_img())
+        return;
+    n_judged++;
+    assert_int_equal(qemu_img_check(fd), 0);
+}
+
+static int tell_cuts(void **state)
+{
+    (void)state;
+    print_message("%u states after a power cut, %u of them judged by qemu-img too\n", n_cuts,
+                  n_judged);
+    return 0;
+}
+
 /* The image after the cut: clean, right, and of further use. */
 static void check_cut(struct disk *d, const uint8_t *image, uint64_t bytes)
 {
@@ -438,6 +467,7 @@ static void check_cut(struct disk *d, const uint8_t *image, uint64_t bytes)
         fail_msg("after a power cut: %s", problem);
     assert_true(fd >= 0);
     put_bytes(fd, image, bytes, 0);
+    let_qemu_judge(fd);
     if (open_image(&cow, fd, false, d->backing_fd, 0, &err) < 0)
         fail_msg("after a power cut: %s", err.text);
     check_contents(d, cow);
@@ -482,11 +512,10 @@ static void take_snapshot(struct disk *d)
 static void run_power_cuts(uint64_t seed, unsigned bits, uint64_t size, int steps, bool snapshot)
 {
     uint64_t capacity = 3 * size + (24ull << bits) + (1u << 20);
-    const char *more = getenv("CUT_FACTOR"); /* for long runs */
     uint8_t *image = malloc(capacity);
     struct disk d;
 
-    steps *= more ? atoi(more) : 1;
+    steps = cut_steps(steps);
     disk_start(&d, seed, bits, size);
     if (snapshot)
         take_snapshot(&d);
@@ -660,8 +689,7 @@ static void busy_cut(struct busy_disk *b, uint8_t *image)
 static void test_power_many_requests(void **state)
 {
     struct busy_disk *b = calloc(1, sizeof(*b));
-    const char *more = getenv("CUT_FACTOR");
-    int event_fd = eventfd(0, EFD_CLOEXEC), steps = 800 * (more ? atoi(more) : 1);
+    int event_fd = eventfd(0, EFD_CLOEXEC), steps = cut_steps(800);
     uint64_t size = 1 << 20, capacity = 5 * size;
     uint8_t *image = malloc(capacity);
 
@@ -816,5 +844,5 @@ int main(void)
         cmocka_unit_test(test_full_then_room),
     };
 
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, NULL, tell_cuts);
 }
