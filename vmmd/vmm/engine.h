@@ -66,6 +66,8 @@ struct engine_config {
     int kvm_fd;          /* /dev/kvm for the KVM engine, else -1; used in create() only */
     uint32_t buffer_mib; /* software: translation buffer in MiB; 0: default */
     enum engine_cpu_model cpu_model;
+    char *error; /* create() says here why it failed if errno does not tell; NULL: nobody asks */
+    size_t error_bytes;
 };
 
 /* Where guest code begins: 64-bit mode with paging on, as the Linux 64-bit boot protocol wants it

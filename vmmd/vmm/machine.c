@@ -93,7 +93,8 @@ static int map_ram(struct machine *m)
     return r;
 }
 
-static int create_engine(struct machine *m, const struct machine_config *config)
+static int create_engine(struct machine *m, const struct machine_config *config, char *error,
+                         size_t error_bytes)
 {
     struct engine_config ec = {
         .host = {m, host_pio_read, host_pio_write, host_mmio_read, host_mmio_write, host_poll,
@@ -101,6 +102,8 @@ static int create_engine(struct machine *m, const struct machine_config *config)
         .vcpus = config->vcpus,
         .kvm_fd = config->kvm_fd,
         .cpu_model = config->cpu_model,
+        .error = error,
+        .error_bytes = error_bytes,
     };
     int r = m->ops->create(&ec, &m->engine);
 
@@ -123,6 +126,7 @@ static int create_engine(struct machine *m, const struct machine_config *config)
 int machine_init(struct machine *m, const struct machine_config *config, char *text,
                  size_t text_size)
 {
+    char error[MACHINE_TEXT] = "";
     int r;
 
     memset(m, 0, sizeof(*m));
@@ -146,13 +150,10 @@ int machine_init(struct machine *m, const struct machine_config *config, char *t
                  (unsigned long long)config->memory_bytes, strerror(-r));
         return r;
     }
-    r = create_engine(m, config);
+    r = create_engine(m, config, error, sizeof(error));
     if (r < 0) {
         snprintf(text, text_size, "cannot create the %s engine with %u vCPUs: %s", m->ops->name,
-                 config->vcpus,
-                 r == -ENOTSUP && config->cpu_model != ENGINE_CPU_HOST
-                     ? "the host lacks features of the CPU model that vmmd.conf names"
-                     : strerror(-r));
+                 config->vcpus, error[0] ? error : strerror(-r));
         return r;
     }
     r = pci_bus_init(&m->pci, m);

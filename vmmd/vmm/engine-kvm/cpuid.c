@@ -11,6 +11,7 @@
 #include "vmmd/vmm/engine-kvm/kvm.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -59,6 +60,30 @@ static const struct feature features[] = {
     {0x80000007, 0, EDX, 0x100, 0, 0, 0, 0}, /* a TSC of constant rate is a host's own */
     {0x80000008, 0, EBX, ALL, 0x0100d000, 0x0100d000, 0, 0},
     {0x80000021, 0, EAX, ALL, 0, 0, 0, 0},
+};
+
+/* Those that a level needs. */
+static const struct {
+    uint32_t function;
+    enum reg reg;
+    unsigned bit;
+    const char *name;
+} flag_names[] = {
+    {1, ECX, 0, "pni"},          {1, ECX, 9, "ssse3"},
+    {1, ECX, 12, "fma"},         {1, ECX, 13, "cx16"},
+    {1, ECX, 19, "sse4_1"},      {1, ECX, 20, "sse4_2"},
+    {1, ECX, 22, "movbe"},       {1, ECX, 23, "popcnt"},
+    {1, ECX, 26, "xsave"},       {1, ECX, 28, "avx"},
+    {1, ECX, 29, "f16c"},        {1, EDX, 0, "fpu"},
+    {1, EDX, 4, "tsc"},          {1, EDX, 8, "cx8"},
+    {1, EDX, 11, "sep"},         {1, EDX, 15, "cmov"},
+    {1, EDX, 24, "fxsr"},        {1, EDX, 25, "sse"},
+    {1, EDX, 26, "sse2"},        {7, EBX, 3, "bmi1"},
+    {7, EBX, 5, "avx2"},         {7, EBX, 8, "bmi2"},
+    {0xd, EAX, 0, "x87-state"},  {0xd, EAX, 1, "sse-state"},
+    {0xd, EAX, 2, "avx-state"},  {0x80000001, ECX, 0, "lahf_lm"},
+    {0x80000001, ECX, 5, "abm"}, {0x80000001, EDX, 11, "syscall"},
+    {0x80000001, EDX, 20, "nx"}, {0x80000001, EDX, 29, "lm"},
 };
 
 /* Leaves that no guest sees: counters, enclaves, tracing, AMX, SVM, SEV, and the topology of the
@@ -140,17 +165,46 @@ static bool is_in_named(uint32_t function)
 
 /* ---- models ---- */
 
+/* Of a register, what the model must have and the host has not. */
+static uint32_t lacking(const struct kvm_cpuid2 *c, const struct feature *f,
+                        enum engine_cpu_model model)
+{
+    uint32_t need = model == ENGINE_CPU_V3 ? f->need_v3 : model == ENGINE_CPU_V2 ? f->need_v2 : 0;
+
+    return need & ~bits_of(c, f);
+}
+
 static int check_needs(const struct kvm_cpuid2 *c, enum engine_cpu_model model)
 {
-    for (size_t i = 0; i < sizeof(features) / sizeof(features[0]); i++) {
-        const struct feature *f = &features[i];
-        uint32_t need = model == ENGINE_CPU_V3   ? f->need_v3
-                        : model == ENGINE_CPU_V2 ? f->need_v2
-                                                 : 0;
-        if (need & ~bits_of(c, f))
+    for (size_t i = 0; i < sizeof(features) / sizeof(features[0]); i++)
+        if (lacking(c, &features[i], model))
             return -ENOTSUP;
-    }
     return 0;
+}
+
+static const char *name_of(const struct feature *f, unsigned bit)
+{
+    for (size_t i = 0; i < sizeof(flag_names) / sizeof(flag_names[0]); i++)
+        if (flag_names[i].function == f->function && flag_names[i].reg == f->reg &&
+            flag_names[i].bit == bit)
+            return flag_names[i].name;
+    return "?";
+}
+
+void kvm_cpuid_missing(const struct kvm_cpuid2 *supported, enum engine_cpu_model model, char *text,
+                       size_t size)
+{
+    size_t at = 0;
+
+    text[0] = '\0';
+    for (size_t i = 0; i < sizeof(features) / sizeof(features[0]); i++) {
+        uint32_t bits = lacking(supported, &features[i], model);
+
+        for (unsigned bit = 0; bit < 32 && at < size; bit++)
+            if (bits >> bit & 1)
+                at += (size_t)snprintf(text + at, size - at, "%s%s", at ? " " : "",
+                                       name_of(&features[i], bit));
+    }
 }
 
 static void mask_features(struct kvm_cpuid2 *c, enum engine_cpu_model model)

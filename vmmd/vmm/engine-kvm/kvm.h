@@ -101,6 +101,9 @@ int kvm_cpuid_init(struct engine *e, int kvm_fd, enum engine_cpu_model model);
 /* What the model leaves of it; tables of KVM_MAX_CPUID entries. */
 int kvm_cpuid_filter(const struct kvm_cpuid2 *supported, enum engine_cpu_model model,
                      struct kvm_cpuid2 *ret);
+/* What of the model's level a host lacks: names as in /proc/cpuinfo, with blanks between; "". */
+void kvm_cpuid_missing(const struct kvm_cpuid2 *supported, enum engine_cpu_model model, char *text,
+                       size_t size);
 int kvm_cpuid_give(struct vcpu *v); /* to a new vCPU, with its number in it */
 /* Whether a vCPU of this host may show these entries (of a loaded state). */
 bool kvm_cpuid_possible(const struct engine *e, const struct kvm_cpuid2 *c);

@@ -81,6 +81,19 @@ static void enable_extensions(struct engine *e)
         kvm_ioctl(e->vm_fd, KVM_ENABLE_CAP, &cap);
 }
 
+static int init_cpuid(struct engine *e, const struct engine_config *config)
+{
+    int r = kvm_cpuid_init(e, config->kvm_fd, config->cpu_model);
+    char flags[160];
+
+    if (r == -ENOTSUP && config->error) {
+        kvm_cpuid_missing(e->supported, config->cpu_model, flags, sizeof(flags));
+        snprintf(config->error, config->error_bytes,
+                 "this host lacks features of the CPU model that vmmd.conf names: %s", flags);
+    }
+    return r;
+}
+
 static int create_vm(struct engine *e, const struct engine_config *config)
 {
     int fd = config->kvm_fd, r;
@@ -99,7 +112,7 @@ static int create_vm(struct engine *e, const struct engine_config *config)
     enable_extensions(e);
     r = create_chips(e);
     if (r == 0)
-        r = kvm_cpuid_init(e, fd, config->cpu_model);
+        r = init_cpuid(e, config);
     return r < 0 ? r : kvm_state_init(e, fd);
 }
 
