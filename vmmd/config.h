@@ -55,7 +55,7 @@ struct config {
     enum ms_timing timing; /* of groups that are not among these: */
     struct group_config groups[GROUPS_MAX];
     unsigned n_groups;
-    char host_root[HOST_ROOT_MAX]; /* before /proc and /sys; for tests */
+    char host_root[HOST_ROOT_MAX]; /* before /proc, /sys and /dev/kvm; for tests */
     bool session;                  /* told by the command line, not by the file */
 };
 

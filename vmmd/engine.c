@@ -43,7 +43,7 @@ static const char *kind_of_host(enum probe_result result, const char *root)
 void engine_probe(struct engine_info *ret_info, const char *root)
 {
     char found[200];
-    enum probe_result result = probe_kvm(found, sizeof(found));
+    enum probe_result result = probe_kvm(root, found, sizeof(found));
 
     ret_info->best = result == PROBE_HARDWARE ? ENGINE_KVM : ENGINE_SOFT;
     ret_info->host = kind_of_host(result, root);

@@ -20,7 +20,8 @@ struct engine_info {
     char reason[256];        /* one line: what the probe found */
 };
 
-/* Looks at the host once, at daemon start, for at most a second; `root` is before /sys. */
+/* Looks at the host once, at daemon start, for less than a second; `root` is before /dev and /sys.
+ */
 void engine_probe(struct engine_info *ret_info, const char *root);
 
 /* The engine a guest that asks for `choice` with so many vCPUs gets. NotSupported with the reason,

@@ -68,7 +68,10 @@ static int listen_on_socket(const struct guest *guest, int *ret_fd)
 
 static int open_kvm(struct guest *guest, struct problem *problem)
 {
-    guest->kvm_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+    char path[HOST_ROOT_MAX + sizeof("/dev/kvm")];
+
+    snprintf(path, sizeof(path), "%s/dev/kvm", guest->daemon->config.host_root);
+    guest->kvm_fd = open(path, O_RDWR | O_CLOEXEC);
     return guest->kvm_fd < 0 ? problem_errno(problem, -errno, "guest %s: cannot open /dev/kvm",
                                              guest->config.name)
                              : 0;

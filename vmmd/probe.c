@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/kvm.h>
 #include <poll.h>
 #include <signal.h>
@@ -19,6 +20,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/pidfd.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -36,11 +38,7 @@
 #define CR0_ENTRY    0x80010033u
 #define EFER_LME_LMA 0x500u
 
-struct answer {
-    int error;        /* errno, or 0 */
-    char step[24];    /* what failed */
-    uint64_t took_ns; /* of the fastest */
-};
+_Static_assert(PATIENCE_MS + KILL_MS < 1000, "vmmd starts, and refuses, within a second");
 
 /* mov $TURNS, %ecx; 1: dec %ecx; jnz 1b; out %al, $0x99 */
 static const uint8_t code[] = {0xb9, 0x20, 0x4e, 0x00, 0x00, 0xff, 0xc9, 0x75, 0xfc, 0xe6, 0x99};
@@ -97,12 +95,14 @@ static int enter(const struct guest *g)
     return ioctl(g->vcpu, KVM_SET_REGS, &regs);
 }
 
-static const char *create(struct guest *g)
+static const char *create(struct guest *g, const char *root)
 {
     struct kvm_userspace_memory_region region = {.memory_size = RAM_BYTES};
+    char path[PATH_MAX];
     int bytes;
 
-    g->kvm = open(DEVICE, O_RDWR | O_CLOEXEC);
+    snprintf(path, sizeof(path), "%s" DEVICE, root);
+    g->kvm = open(path, O_RDWR | O_CLOEXEC);
     if (g->kvm < 0)
         return "open";
     if (ioctl(g->kvm, KVM_GET_API_VERSION, 0) != KVM_API_VERSION)
@@ -147,25 +147,23 @@ static const char *run(struct guest *g, uint64_t *ret_ns)
     return NULL;
 }
 
-static struct answer examine(void)
+static void examine(const char *root, struct probe_answer *ret)
 {
-    struct answer a = {0};
     struct guest g = {0};
-    const char *step = create(&g);
+    const char *step = create(&g, root);
 
     if (!step)
-        step = run(&g, &a.took_ns);
+        step = run(&g, &ret->took_ns);
     if (step) {
-        a.error = errno ? errno : ENODEV;
-        snprintf(a.step, sizeof(a.step), "%s", step);
+        ret->error = errno ? errno : ENODEV;
+        snprintf(ret->step, sizeof(ret->step), "%s", step);
     }
-    return a;
 }
 
 /* ---- in the daemon ---- */
 
 /* -ETIMEDOUT; -EIO: it ended without a word. */
-static int wait_for_answer(int fd, struct answer *ret)
+static int wait_for_answer(int fd, struct probe_answer *ret)
 {
     struct pollfd p = {.fd = fd, .events = POLLIN};
     uint64_t end = now_ns() + PATIENCE_MS * 1000000ull;
@@ -180,18 +178,24 @@ static int wait_for_answer(int fd, struct answer *ret)
     return read(fd, ret, sizeof(*ret)) == sizeof(*ret) ? 0 : -EIO;
 }
 
-/* A process that sticks in the kernel is left behind: its pipe tells when it is gone. */
-static void end_child(pid_t pid, int fd)
+/* A process that sticks in the kernel is left behind. */
+static void end_child(pid_t pid)
 {
-    struct pollfd p = {.fd = fd};
+    struct pollfd p = {.fd = pidfd_open(pid, 0), .events = POLLIN};
+    int r;
 
     kill(pid, SIGKILL);
-    if (poll(&p, 1, KILL_MS) == 1) /* POLLHUP */
-        while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
-            ;
+    do
+        r = poll(&p, p.fd >= 0, KILL_MS);
+    while (r < 0 && errno == EINTR);
+    while (waitpid(pid, NULL, r == 1 ? 0 : WNOHANG) < 0 && errno == EINTR)
+        ;
+    if (p.fd >= 0)
+        close(p.fd);
 }
 
-static int ask_child(struct answer *ret)
+static int ask_child(void (*how)(const char *root, struct probe_answer *ret), const char *root,
+                     struct probe_answer *ret)
 {
     int pipes[2], r;
     pid_t pid;
@@ -200,18 +204,19 @@ static int ask_child(struct answer *ret)
         return -errno;
     pid = fork();
     if (pid == 0) {
-        struct answer a = examine();
+        struct probe_answer a = {0};
+        how(root, &a);
         _exit(write(pipes[1], &a, sizeof(a)) != sizeof(a));
     }
     close(pipes[1]);
     r = pid < 0 ? -EAGAIN : wait_for_answer(pipes[0], ret);
     if (pid > 0)
-        end_child(pid, pipes[0]);
+        end_child(pid);
     close(pipes[0]);
     return r;
 }
 
-static enum probe_result judge(const struct answer *a, char *text, size_t size)
+static enum probe_result judge(const struct probe_answer *a, char *text, size_t size)
 {
     double ms = (double)a->took_ns / 1e6;
 
@@ -236,10 +241,11 @@ static enum probe_result judge(const struct answer *a, char *text, size_t size)
     return PROBE_HARDWARE;
 }
 
-enum probe_result probe_kvm(char *text, size_t size)
+enum probe_result probe_with(void (*how)(const char *root, struct probe_answer *ret),
+                             const char *root, char *text, size_t size)
 {
-    struct answer a = {0};
-    int r = ask_child(&a);
+    struct probe_answer a = {0};
+    int r = ask_child(how, root, &a);
 
     if (r == 0)
         return judge(&a, text, size);
@@ -248,4 +254,9 @@ enum probe_result probe_kvm(char *text, size_t size)
     else
         snprintf(text, size, "%s: the probe failed: %s", DEVICE, strerror(-r));
     return PROBE_BROKEN;
+}
+
+enum probe_result probe_kvm(const char *root, char *text, size_t size)
+{
+    return probe_with(examine, root, text, size);
 }

@@ -15,7 +15,19 @@ enum probe_result {
     PROBE_BROKEN,   /* there is one that does not run the guest, or not in time */
 };
 
-/* Takes at most a second. `text` gets one line: what was found. */
-enum probe_result probe_kvm(char *text, size_t size);
+/* Takes less than a second, whatever the device does. `text` gets one line: what was found. `root`
+ * stands before /dev/kvm: "", or a directory of a test. */
+enum probe_result probe_kvm(const char *root, char *text, size_t size);
+
+struct probe_answer {
+    int error;        /* errno, or 0 */
+    char step[24];    /* what failed; "" */
+    uint64_t took_ns; /* of the guest, the fastest run */
+};
+
+/* The same with another way to examine it, for tests: called in a process of its own, which may
+ * hang, crash or leave processes behind. */
+enum probe_result probe_with(void (*examine)(const char *root, struct probe_answer *ret),
+                             const char *root, char *text, size_t size);
 
 #endif
