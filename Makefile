@@ -192,7 +192,7 @@ check:
 # newer one tracks writes for the page scanner.
 check-lab:
 	@tests/deps.sh build demo lab
-	@$(MAKE) --no-print-directory -j$$(nproc) all $(BUILD)/tests/test-vmm-kvm $(BUILD)/guests/checksum
+	@$(MAKE) --no-print-directory -j$$(nproc) all $(BUILD)/tests/test-vmm-kvm $(BUILD)/guests/checksum $(BUILD)/guests/fidelity
 	@tests/rootfs.sh $(BUILD)/cache/bookworm
 	@tests/lab/kernel.sh $(BUILD)/cache/lab-bookworm bookworm
 	@tests/lab/kernel.sh $(BUILD)/cache/lab-backports bookworm-backports

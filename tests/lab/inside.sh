@@ -100,33 +100,39 @@ after_reset()
     [ "$(started_of "$1")" != "$before" ] || fail "$1 was not started again after: $2"
 }
 
-[ -c /dev/kvm ] || fail "no /dev/kvm"
+# The engine by itself.
+engine_alone()
+{
+    test-vmm-kvm >test.log 2>&1 || { cat test.log; fail "test-vmm-kvm"; }
+    grep -a 'exits a second\|us: \|median' test.log || true
+    step "test-vmm-kvm: $(grep -c '  OK' test.log) tests"
+}
 
-# ---- the engine by itself ----
-test-vmm-kvm >test.log 2>&1 || { cat test.log; fail "test-vmm-kvm"; }
-grep -a 'exits a second\|us: \|median' test.log || true
-step "test-vmm-kvm: $(grep -c '  OK' test.log) tests"
-
-# ---- vmmd ----
-cat >bus.conf <<END
+# Vmmd, and a template around the lab's own kernel.
+start_vmmd()
+{
+    cat >bus.conf <<END
 <!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN" "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig><type>session</type><listen>unix:path=/tmp/bus</listen><auth>EXTERNAL</auth><policy context="default">
 <allow send_destination="*"/><allow receive_sender="*"/><allow own="*"/></policy></busconfig>
 END
-dbus-daemon --config-file=/tmp/bus.conf --fork --print-address >/dev/null || fail "dbus-daemon"
-export VMMD_BUS_ADDRESS=unix:path=/tmp/bus
-printf '[sharing]\nscan_budget = 60\n' >vmmd.conf
-vmmd --session --config vmmd.conf --state-dir $STATE --runtime-dir /tmp/run --bus-address $VMMD_BUS_ADDRESS >vmmd.log 2>&1 &
-timeout 20 sh -c "until grep -q 'serving org.vmmd1' vmmd.log; do sleep 0.1; done" || fail "vmmd does not start"
-vmctl host
-vmctl host | grep -q '^Engine  kvm' || fail "auto is not kvm here"
-vmctl host | grep -q '^Host    svm' || fail "not a host of kind svm"
-vmctl template import lab --disk /lab/disk.raw --kernel /lab/vmlinuz --initrd /lab/guest.cpio \
-    --cmdline "console=ttyS0 quiet panic=1 mitigations=off" || fail "import"
-step "vmmd runs"
+    dbus-daemon --config-file=/tmp/bus.conf --fork --print-address >/dev/null || fail "dbus-daemon"
+    export VMMD_BUS_ADDRESS=unix:path=/tmp/bus
+    printf '[sharing]\nscan_budget = 60\n' >vmmd.conf
+    vmmd --session --config vmmd.conf --state-dir $STATE --runtime-dir /tmp/run --bus-address $VMMD_BUS_ADDRESS >vmmd.log 2>&1 &
+    timeout 20 sh -c "until grep -q 'serving org.vmmd1' vmmd.log; do sleep 0.1; done" || fail "vmmd does not start"
+    vmctl host
+    vmctl host | grep -q '^Engine  kvm' || fail "auto is not kvm here"
+    vmctl host | grep -q '^Host    svm' || fail "not a host of kind svm"
+    vmctl template import lab --disk /lab/disk.raw --kernel /lab/vmlinuz --initrd /lab/guest.cpio \
+        --cmdline "console=ttyS0 quiet panic=1 mitigations=off" || fail "import"
+    step "vmmd runs"
+}
 
-# ---- a whole Debian ----
-if [ -f /debian/disk.raw ]; then
+# A whole Debian.
+debian()
+{
+    [ -f /debian/disk.raw ] || return 0
     vmctl template import debian --disk /debian/disk.raw || fail "import of Debian"
     step "Debian imported"
     vmctl run debian --name debian --vcpus 2 --memory 256M --wait --timeout 200 || fail "Debian does not get to its login prompt"
@@ -136,83 +142,125 @@ if [ -f /debian/disk.raw ]; then
     grep -a -q 'Power down' $STATE/guests/debian/console.log || fail "Debian did not shut down properly"
     vmctl delete debian
     step "shut down by the power button"
-fi
+}
 
-# ---- boots, devices, clocks ----
-for n in 1 2 4; do
-    run_guest smp-$n --vcpus $n
-    [ "$(inside smp-$n nproc)" = $n ] || fail "smp-$n has $(inside smp-$n nproc) CPUs"
-    step "a stock kernel with $n vCPUs at its login prompt"
-    [ $n != 1 ] || step "its process has $(own_memory smp-1 Anonymous) KiB of its own besides guest RAM, $(own_memory smp-1 Rss) KiB resident"
-    [ $n != 1 ] || [ "$(own_memory smp-1 Anonymous)" -le $OWN_MEMORY_MAX ] || {
-        awk '/^[0-9a-f]+-/ { what = $1 " " $6 } /^Anonymous/ && $2 > 60 { print $2, what }' "/proc/$(sed -n 's/.*"pid": \([0-9]*\).*/\1/p' info)/smaps"
-        fail "that is too much"
-    }
-    [ $n = 2 ] || vmctl delete -f smp-$n
+need_smp_2()
+{
+    [ -n "$(state_of smp-2)" ] || run_guest smp-2 --vcpus 2
+}
+
+# Boots, devices, clocks.
+boots()
+{
+    for n in 1 2 4; do
+        run_guest smp-$n --vcpus $n
+        [ "$(inside smp-$n nproc)" = $n ] || fail "smp-$n has $(inside smp-$n nproc) CPUs"
+        step "a stock kernel with $n vCPUs at its login prompt"
+        [ $n != 1 ] || step "its process has $(own_memory smp-1 Anonymous) KiB of its own besides guest RAM, $(own_memory smp-1 Rss) KiB resident"
+        [ $n != 1 ] || [ "$(own_memory smp-1 Anonymous)" -le $OWN_MEMORY_MAX ] || {
+            awk '/^[0-9a-f]+-/ { what = $1 " " $6 } /^Anonymous/ && $2 > 60 { print $2, what }' "/proc/$(sed -n 's/.*"pid": \([0-9]*\).*/\1/p' info)/smaps"
+            fail "that is too much"
+        }
+        [ $n = 2 ] || vmctl delete -f smp-$n
+    done
+    [ "$(inside smp-2 'md5sum </dev/vda')" = "$(md5sum </lab/disk.raw)" ] || fail "it reads another disk"
+    inside smp-2 'cat /proc/interrupts' >interrupts
+    grep -q 'MSI.*virtio.*-req.0\|MSI.*virtio[0-9]' interrupts || fail "no MSI-X: $(cat interrupts)"
+    [ "$(inside smp-2 'cat /sys/devices/system/clocksource/clocksource0/current_clocksource')" != jiffies ] || fail "no clock"
+    inside smp-2 'head -c 100 /dev/hwrng | wc -c' | grep -q '^100$' || fail "no random numbers"
+    [ "$(inside smp-2 'i=0; while [ $i -lt 2 ]; do taskset -p $((1 << i)) $$ >/dev/null && echo cpu; i=$((i + 1)); done' | wc -l)" = 2 ] ||
+        fail "not both CPUs take work"
+    step "disk, MSI-X, clock, random numbers, both CPUs"
+}
+
+# While a guest is paused its time stands still.
+pausing()
+{
+    need_smp_2
+    before=$(inside smp-2 'cut -d . -f 1 /proc/uptime')
+    vmctl pause smp-2
+    expect_state smp-2 paused
+    sleep 8
+    vmctl resume smp-2
+    after=$(inside smp-2 'cut -d . -f 1 /proc/uptime')
+    [ $((after - before)) -lt 7 ] || fail "$((after - before)) s passed in the guest while it was paused for 8"
+    step "paused for 8 s: $((after - before)) s passed in the guest"
+}
+
+# Ends of all kinds.
+ends()
+{
+    need_smp_2
+    after_reset smp-2 'echo c >/proc/sysrq-trigger'
+    step "a crashed guest reset itself and came back"
+    after_reset smp-2 'echo triple >/sys/kernel/reboot/type; echo b >/proc/sysrq-trigger'
+    step "a triple fault: back"
+    after_reset smp-2 'reboot -f'
+    step "a reboot: back"
+    echo 'poweroff -f' | vmctl console smp-2 --linger 1 >/dev/null 2>&1 || true
+    vmctl wait smp-2 --for stopped --timeout 30 || fail "it does not power off"
+    vmctl start smp-2 --wait --timeout 120 || fail "it does not start again"
+    run_guest other
+    pid=$(vmctl info smp-2 --format json | sed -n 's/.*"pid": \([0-9]*\).*/\1/p')
+    kill -9 "$pid"
+    vmctl wait smp-2 --for stopped --timeout 30 2>/dev/null || true
+    expect_state smp-2 failed
+    [ "$(inside other 'echo here')" = here ] || fail "another guest is gone, too"
+    vmctl start smp-2 --wait --timeout 120 || fail "it does not start after its process was killed"
+    step "power-off; kill -9: failed, the other runs, started again"
+    vmctl delete -f smp-2 other
+}
+
+# Four guests merged.
+merged()
+{
+    run_guest m --count 4
+    vmctl memory --settle --timeout 120 >memory || fail "the scanners do not settle"
+    cat memory
+    saved=$(($(total_of saved) / 1048576))
+    [ "$saved" -ge 60 ] || fail "four equal guests save $saved MiB only"
+    for n in 1 2 3 4; do
+        [ "$(inside m-$n 'md5sum </dev/vda')" = "$(md5sum </lab/disk.raw)" ] || fail "m-$n reads wrong data after merging"
+    done
+    step "four guests merged: $saved MiB saved"
+    vmctl delete -f m-1 m-2 m-3 m-4
+}
+
+# Guests that check every byte of their memory while it is merged and split.
+stress()
+{
+    truncate -s 1M empty.raw
+    vmctl template import checksum --disk empty.raw --kernel /lab/checksum --cmdline console=ttyS0 || fail "import of checksum"
+    vmctl run checksum --name c --count 3 --memory 64M --wait --timeout 60 || fail "checksum guests do not start"
+    sleep "${STRESS_SECONDS:-20}"
+    vmctl memory
+    merges=$(total_of merges) splits=$(total_of splits)
+    for n in 1 2 3; do
+        expect_state c-$n running
+        ! grep -a -q WRONG $STATE/guests/c-$n/console.log || fail "c-$n read a wrong byte: $(grep -a WRONG $STATE/guests/c-$n/console.log)"
+    done
+    [ "$merges" -gt 1000 ] && [ "$splits" -gt 100 ] || fail "only $merges merges, $splits splits"
+    step "memory-sharing stress: $merges merges, $splits splits, every byte right"
+    vmctl delete -f c-1 c-2 c-3
+}
+
+# What shows or changes the state of the machine acts on the guest's own.
+fidelity()
+{
+    truncate -s 1M none.raw
+    vmctl template import fidelity --disk none.raw --kernel /lab/fidelity --cmdline fidelity=lab || fail "import of fidelity"
+    vmctl run fidelity --name fidelity --memory 64M || fail "it does not start"
+    vmctl wait fidelity --for stopped --timeout 60 || fail "it does not end: $(vmctl logs fidelity | tail -n 3)"
+    vmctl logs fidelity >fidelity.log
+    grep -a 'DEVIATES\|WRONG' fidelity.log || true
+    grep -a -q '^fidelity: [0-9]* checks, [0-9]* ok, [0-9]* known deviations, 0 wrong' fidelity.log || fail "not as the manuals say: $(tail -n 2 fidelity.log)"
+    step "$(grep -a '^fidelity: [0-9]* checks' fidelity.log | tr -d '\r')"
+    vmctl delete fidelity
+}
+
+[ -c /dev/kvm ] || fail "no /dev/kvm"
+start_vmmd
+for scenario in ${LAB_ONLY:-engine_alone fidelity debian boots pausing ends merged stress}; do
+    $scenario
 done
-[ "$(inside smp-2 'md5sum </dev/vda')" = "$(md5sum </lab/disk.raw)" ] || fail "it reads another disk"
-inside smp-2 'cat /proc/interrupts' >interrupts
-grep -q 'MSI.*virtio.*-req.0\|MSI.*virtio[0-9]' interrupts || fail "no MSI-X: $(cat interrupts)"
-[ "$(inside smp-2 'cat /sys/devices/system/clocksource/clocksource0/current_clocksource')" != jiffies ] || fail "no clock"
-inside smp-2 'head -c 100 /dev/hwrng | wc -c' | grep -q '^100$' || fail "no random numbers"
-[ "$(inside smp-2 'i=0; while [ $i -lt 2 ]; do taskset -p $((1 << i)) $$ >/dev/null && echo cpu; i=$((i + 1)); done' | wc -l)" = 2 ] ||
-    fail "not both CPUs take work"
-step "disk, MSI-X, clock, random numbers, both CPUs"
-
-# ---- pause: its time stands still ----
-before=$(inside smp-2 'cut -d . -f 1 /proc/uptime')
-vmctl pause smp-2
-expect_state smp-2 paused
-sleep 8
-vmctl resume smp-2
-after=$(inside smp-2 'cut -d . -f 1 /proc/uptime')
-[ $((after - before)) -lt 7 ] || fail "$((after - before)) s passed in the guest while it was paused for 8"
-step "paused for 8 s: $((after - before)) s passed in the guest"
-
-# ---- ends of all kinds ----
-after_reset smp-2 'echo c >/proc/sysrq-trigger'
-step "a crashed guest reset itself and came back"
-after_reset smp-2 'echo triple >/sys/kernel/reboot/type; echo b >/proc/sysrq-trigger'
-step "a triple fault: back"
-after_reset smp-2 'reboot -f'
-step "a reboot: back"
-echo 'poweroff -f' | vmctl console smp-2 --linger 1 >/dev/null 2>&1 || true
-vmctl wait smp-2 --for stopped --timeout 30 || fail "it does not power off"
-vmctl start smp-2 --wait --timeout 120 || fail "it does not start again"
-run_guest other
-pid=$(vmctl info smp-2 --format json | sed -n 's/.*"pid": \([0-9]*\).*/\1/p')
-kill -9 "$pid"
-vmctl wait smp-2 --for stopped --timeout 30 2>/dev/null || true
-expect_state smp-2 failed
-[ "$(inside other 'echo here')" = here ] || fail "another guest is gone, too"
-vmctl start smp-2 --wait --timeout 120 || fail "it does not start after its process was killed"
-step "power-off; kill -9: failed, the other runs, started again"
-vmctl delete -f smp-2 other
-
-# ---- four guests merged ----
-run_guest m --count 4
-vmctl memory --settle --timeout 120 >memory || fail "the scanners do not settle"
-cat memory
-saved=$(($(total_of saved) / 1048576))
-[ "$saved" -ge 60 ] || fail "four equal guests save $saved MiB only"
-for n in 1 2 3 4; do
-    [ "$(inside m-$n 'md5sum </dev/vda')" = "$(md5sum </lab/disk.raw)" ] || fail "m-$n reads wrong data after merging"
-done
-step "four guests merged: $saved MiB saved"
-vmctl delete -f m-1 m-2 m-3 m-4
-
-# ---- guests that check every byte of their memory while it is merged and split ----
-truncate -s 1M empty.raw
-vmctl template import checksum --disk empty.raw --kernel /lab/checksum --cmdline console=ttyS0 || fail "import of checksum"
-vmctl run checksum --name c --count 3 --memory 64M --wait --timeout 60 || fail "checksum guests do not start"
-sleep "${STRESS_SECONDS:-20}"
-vmctl memory
-merges=$(total_of merges) splits=$(total_of splits)
-for n in 1 2 3; do
-    expect_state c-$n running
-    ! grep -a -q WRONG $STATE/guests/c-$n/console.log || fail "c-$n read a wrong byte: $(grep -a WRONG $STATE/guests/c-$n/console.log)"
-done
-[ "$merges" -gt 1000 ] && [ "$splits" -gt 100 ] || fail "only $merges merges, $splits splits"
-step "memory-sharing stress: $merges merges, $splits splits, every byte right"
-vmctl delete -f c-1 c-2 c-3
 step "done"

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # lab.sh KERNELDIR [DEBIANDIR] - runs inside.sh on a machine with SVM: QEMU's software emulation of one, with the kernel of KERNELDIR (kernel.sh)
 # and kvm-amd. In it vmmd, vmmd-guest and vmctl of this build run guests with the same kernel on a real /dev/kvm. Exit status 0 if all of
-# it passed. BUILD names the directory of the programs, LAB_MEMORY the machine's memory, LAB_SECONDS its longest life.
+# it passed. BUILD names the directory of the programs, LAB_MEMORY the machine's memory, LAB_SECONDS its longest life,
+# LAB_ONLY the scenarios of inside.sh to run (separated by commas; all).
 set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
 kernel=$(cd "$1" && pwd)
@@ -70,7 +71,7 @@ skeleton "$machine"
 modules "$machine" kvm-amd virtio_pci virtio_blk ext4
 programs "$machine" "$BUILD/vmmd" "$BUILD/vmmd-guest-kvm" "$BUILD/vmmd-import" "$BUILD/vmctl" "$BUILD/tests/test-vmm-kvm" \
     "$(command -v dbus-daemon)"
-cp "$root/tests/lab/inside.sh" "$BUILD/guests/checksum" "$machine/lab/"
+cp "$root/tests/lab/inside.sh" "$BUILD/guests/checksum" "$BUILD/guests/fidelity" "$machine/lab/"
 cp "$kernel/vmlinuz" "$work/guest.cpio" "$machine/lab/"
 head -c 8M /dev/urandom >"$machine/lab/disk.raw"
 echo "root:x:0:0:root:/:/bin/sh" >"$machine/etc/passwd"
@@ -85,6 +86,8 @@ mount -t tmpfs -o size=60% none /tmp
 mkdir -p /dev/pts && mount -t devpts none /dev/pts
 while read -r module; do insmod "/modules/$module"; done </modules/list
 mkdir /debian && mount -t ext4 /dev/vda /debian 2>/dev/null
+LAB_ONLY=$(sed -n 's/.*lab_only=\([^ ]*\).*/\1/p' /proc/cmdline | tr , ' ')
+export LAB_ONLY
 { sh /lab/inside.sh 2>&1; echo "LAB-EXIT $?"; } | cat
 poweroff -f
 END
@@ -101,7 +104,7 @@ fi
 timeout -k 5 "${LAB_SECONDS:-450}" qemu-system-x86_64 -nodefaults -no-user-config -display none -serial stdio -no-reboot \
     -M pc -m "${LAB_MEMORY:-1536}" -smp 1 \
     -cpu EPYC,-cx16 -accel tcg,thread=multi,tb-size=256 -kernel "$kernel/vmlinuz" \
-    -initrd "$work/machine.cpio" $disk -append "console=ttyS0 panic=-1 quiet loglevel=1 no_timer_check tsc=reliable mitigations=off" \
+    -initrd "$work/machine.cpio" $disk -append "console=ttyS0 panic=-1 quiet loglevel=1 no_timer_check tsc=reliable mitigations=off${LAB_ONLY:+ lab_only=$LAB_ONLY}" \
     </dev/null 2>"$work/qemu.log" | tee "$work/log" || true
 if grep -q '^LAB-EXIT 0' "$work/log"; then exit 0; fi
 cat "$work/qemu.log" >&2

@@ -2,23 +2,24 @@
 /* control: MOV to and from control registers, what they switch, and what only ring 0 may do. */
 #include "fidelity.h"
 
-#define CR0_PE   1ull
-#define CR0_MP   2ull
-#define CR0_EM   4ull
-#define CR0_TS   8ull
-#define CR0_ET   16ull
-#define CR0_WP   (1ull << 16)
-#define CR0_NW   (1ull << 29)
-#define CR0_PG   (1ull << 31)
-#define CR4_TSD  4ull
-#define CR4_DE   8ull
-#define CR4_PAE  32ull
-#define EFER     0xc0000080u
-#define EFER_LME 0x100ull
-#define EFER_NX  0x800ull
-#define PF_WRITE 2u
-#define PF_USER  4u
-#define PF_FETCH 16u
+#define CR0_PE     1ull
+#define CR0_MP     2ull
+#define CR0_EM     4ull
+#define CR0_TS     8ull
+#define CR0_ET     16ull
+#define CR0_WP     (1ull << 16)
+#define CR0_NW     (1ull << 29)
+#define CR0_PG     (1ull << 31)
+#define CR4_TSD    4ull
+#define CR4_DE     8ull
+#define CR4_PAE    32ull
+#define CR4_OSFXSR (1ull << 9)
+#define EFER       0xc0000080u
+#define EFER_LME   0x100ull
+#define EFER_NX    0x800ull
+#define PF_WRITE   2u
+#define PF_USER    4u
+#define PF_FETCH   16u
 
 CODE(get_cr0, "mov %cr0, %rax");
 CODE(get_cr2, "mov %cr2, %rax");
@@ -138,6 +139,7 @@ static void check_switches(void)
 {
     uint64_t cr0 = read_cr0(), cr4 = read_cr4();
 
+    write_cr4(cr4 | CR4_OSFXSR);
     write_cr0(cr0 | CR0_TS);
     check_trap("x87 with TS", RING3, run_fpu, 0, TRAP_NM, 0);
     check_trap("SSE with TS", RING3, run_sse, 0, TRAP_NM, 0);
@@ -146,9 +148,9 @@ static void check_switches(void)
     check_trap("SSE with EM", RING3, run_sse, 0, TRAP_UD, 0);
     write_cr0(cr0);
     check_value("x87", RING3, run_fpu, 0, 1);
-    write_cr4(cr4 & ~0x200ull);
+    write_cr4(cr4 & ~CR4_OSFXSR);
     check_trap("SSE without OSFXSR", RING3, run_sse, 0, TRAP_UD, 0);
-    write_cr4(cr4 | 0x200);
+    write_cr4(cr4 | CR4_OSFXSR);
     check_value("SSE", RING3, run_sse, 0, 1);
     write_cr4(cr4 | CR4_TSD);
     check_trap("rdtsc with TSD", RING3, run_rdtsc, 0, TRAP_GP, 0);
