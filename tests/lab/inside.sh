@@ -129,19 +129,26 @@ END
     step "vmmd runs"
 }
 
-# A whole Debian.
+# A whole Debian, with its own kernel or another.
 debian()
 {
     [ -f /debian/disk.raw ] || return 0
-    vmctl template import debian --disk /debian/disk.raw || fail "import of Debian"
+    set -- --disk /debian/disk.raw
+    [ ! -f /lab/other.cpio ] || set -- "$@" --kernel /lab/other-vmlinuz --initrd /lab/other.cpio --cmdline "root=/dev/vda rw console=ttyS0"
+    vmctl template import debian "$@" || fail "import of Debian"
     step "Debian imported"
-    vmctl run debian --name debian --vcpus 2 --memory 256M --wait --timeout 200 || fail "Debian does not get to its login prompt"
-    grep -a -q 'debian login:' $STATE/guests/debian/console.log || fail "that is not Debian's login prompt"
-    step "Debian with systemd and 2 vCPUs at its login prompt"
-    vmctl stop debian --timeout 100 || fail "the power button does not stop Debian"
-    grep -a -q 'Power down' $STATE/guests/debian/console.log || fail "Debian did not shut down properly"
-    vmctl delete debian
-    step "shut down by the power button"
+    for n in 1 2 4; do
+        vmctl run debian --name debian --vcpus $n --memory 256M --wait --timeout 200 || fail "Debian does not get to its login prompt with $n vCPUs"
+        grep -a -q 'debian login:' $STATE/guests/debian/console.log || fail "that is not Debian's login prompt"
+        grep -a -o -m 1 'Linux version [^ ]*' $STATE/guests/debian/console.log || fail "its kernel does not tell its version"
+        step "Debian with systemd and $n vCPUs at its login prompt"
+        if [ $n = 2 ]; then
+            vmctl stop debian --timeout 100 || fail "the power button does not stop Debian"
+            grep -a -q 'Power down' $STATE/guests/debian/console.log || fail "Debian did not shut down properly"
+            step "shut down by the power button"
+        fi
+        vmctl delete -f debian
+    done
 }
 
 need_smp_2()

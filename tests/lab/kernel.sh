@@ -1,10 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# kernel.sh DIR SUITE - unpacks Debian's cloud kernel of SUITE (bookworm, bookworm-backports) into DIR, once: DIR/vmlinuz and
-# DIR/lib/modules, the modules decompressed and indexed. Nothing is installed. Packages come from the mirror that this machine's apt
-# uses; the suite need not be among its own.
+# kernel.sh DIR SUITE PACKAGE - unpacks Debian's kernel of SUITE (bookworm, bookworm-backports) into DIR, once; PACKAGE is the name without a
+# version: linux-image-cloud-amd64 or linux-image-amd64. DIR/vmlinuz and DIR/lib/modules, the modules decompressed and indexed. Nothing
+# is installed. Packages come from the mirror that this machine's apt uses; the suite need not be among its own.
 set -eu
-dir=$1 suite=$2
+dir=$1 suite=$2 package=$3
 [ -f "$dir/done" ] && exit 0
 mkdir -p "$dir"
 dir=$(cd "$dir" && pwd)
@@ -28,9 +28,9 @@ cd "$work"
 {
     apt_of_suite update
     # The name without a version depends on the one with it: the last that a dry run would install.
-    package=$(apt_of_suite install --no-install-recommends --download-only --print-uris -y linux-image-cloud-amd64 |
+    versioned=$(apt_of_suite install --no-install-recommends --download-only --print-uris -y "$package" |
         sed -n "s/^'.*' \(linux-image-[0-9][^_]*\)_.*/\1/p" | tail -n 1)
-    apt_of_suite download "$package"
+    apt_of_suite download "$versioned"
 } >log 2>&1 || { tail -n 20 log >&2; exit 1; }
 dpkg-deb -x linux-image-[0-9]*.deb root
 find root -name '*.ko.xz' -exec unxz {} +

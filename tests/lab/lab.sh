@@ -1,15 +1,15 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# lab.sh KERNELDIR [DEBIANDIR] - runs inside.sh on a machine with SVM: QEMU's software emulation of one, with the kernel of KERNELDIR (kernel.sh)
+# lab.sh KERNELDIR [DEBIANDIR [GUESTKERNELDIR]] - runs inside.sh on a machine with SVM: QEMU's software emulation of one, with the kernel of KERNELDIR (kernel.sh)
 # and kvm-amd. In it vmmd, vmmd-guest and vmctl of this build run guests with the same kernel on a real /dev/kvm. Exit status 0 if all of
 # it passed. BUILD names the directory of the programs, LAB_MEMORY the machine's memory, LAB_SECONDS its longest life,
-# LAB_ONLY the scenarios of inside.sh to run (separated by commas; all).
+# LAB_ONLY the scenarios of inside.sh to run (separated by commas; all). With GUESTKERNELDIR (kernel.sh) the Debian of DEBIANDIR boots with that kernel
+# and an initramfs with its modules, otherwise with its own.
 set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
 kernel=$(cd "$1" && pwd)
 BUILD=$(cd "$root" && cd "${BUILD:-build}" && pwd)
 PATH=$PATH:/usr/sbin:/sbin
-release=$(ls "$kernel/lib/modules")
 work=$(mktemp -d "${TMPDIR:-/tmp}/vmmd-lab.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
@@ -26,13 +26,13 @@ archive() { # DIRECTORY FILE
     (cd "$1" && find . | cpio -o -H newc --quiet) >"$2"
 }
 
-modules() { # DIRECTORY MODULE...: with what they need, and DIRECTORY/modules/list in the order of loading
-    to=$1/modules
-    shift
+modules() { # DIRECTORY KERNELDIR MODULE...: with what they need, and DIRECTORY/modules/list in the order of loading
+    to=$1/modules from=$2
+    shift 2
     mkdir -p "$to"
     : >"$to/list"
     for module; do
-        modprobe -d "$kernel" -S "$release" --show-depends "$module" | sed -n 's/^insmod \([^ ]*\).*/\1/p' | while read -r file; do
+        modprobe -d "$from" -S "$(ls "$from/lib/modules")" --show-depends "$module" | sed -n 's/^insmod \([^ ]*\).*/\1/p' | while read -r file; do
             name=$(basename "$file")
             [ -e "$to/$name" ] && continue
             cp "$file" "$to/"
@@ -61,14 +61,21 @@ skeleton() { # DIRECTORY
 
 # ---- the guest inside: a shell on the serial line behind a "login:" ----
 skeleton "$work/guest"
-modules "$work/guest" virtio_pci virtio_blk virtio_console virtio-rng virtio_balloon
+modules "$work/guest" "$kernel" virtio_pci virtio_blk virtio_console virtio-rng virtio_balloon
 install -m 755 "$root/tests/lab/guest-init.sh" "$work/guest/init"
 archive "$work/guest" "$work/guest.cpio"
 
 # ---- the machine around it ----
 machine=$work/machine
 skeleton "$machine"
-modules "$machine" kvm-amd virtio_pci virtio_blk ext4
+if [ -n "${3:-}" ]; then
+    skeleton "$work/other"
+    modules "$work/other" "$(cd "$3" && pwd)" virtio_pci virtio_blk virtio_console virtio-rng virtio_balloon ext4 button evdev
+    install -m 755 "$root/tests/lab/switch-init.sh" "$work/other/init"
+    archive "$work/other" "$machine/lab/other.cpio"
+    cp "$3/vmlinuz" "$machine/lab/other-vmlinuz"
+fi
+modules "$machine" "$kernel" kvm-amd virtio_pci virtio_blk ext4
 programs "$machine" "$BUILD/vmmd" "$BUILD/vmmd-guest-kvm" "$BUILD/vmmd-import" "$BUILD/vmctl" "$BUILD/tests/test-vmm-kvm" \
     "$(command -v dbus-daemon)"
 cp "$root/tests/lab/inside.sh" "$BUILD/guests/checksum" "$BUILD/guests/fidelity" "$machine/lab/"
@@ -101,12 +108,12 @@ if [ -f "${2:-}/disk.raw" ]; then
 fi
 
 # One CPU, and without CMPXCHG16B: QEMU 7.2's emulation of it corrupts kernels that use it.
-timeout -k 5 "${LAB_SECONDS:-450}" qemu-system-x86_64 -nodefaults -no-user-config -display none -serial stdio -no-reboot \
+timeout -k 5 "${LAB_SECONDS:-540}" qemu-system-x86_64 -nodefaults -no-user-config -display none -serial stdio -no-reboot \
     -M pc -m "${LAB_MEMORY:-1536}" -smp 1 \
     -cpu EPYC,-cx16 -accel tcg,thread=multi,tb-size=256 -kernel "$kernel/vmlinuz" \
     -initrd "$work/machine.cpio" $disk -append "console=ttyS0 panic=-1 quiet loglevel=1 no_timer_check tsc=reliable mitigations=off${LAB_ONLY:+ lab_only=$LAB_ONLY}" \
     </dev/null 2>"$work/qemu.log" | tee "$work/log" || true
 if grep -q '^LAB-EXIT 0' "$work/log"; then exit 0; fi
 cat "$work/qemu.log" >&2
-echo "lab.sh: the lab with $release failed" >&2
+echo "lab.sh: the lab with $(ls "$kernel/lib/modules") failed" >&2
 exit 1
