@@ -55,6 +55,9 @@ enum cli_option {
     OPT_BUS_ADDRESS,
     OPT_FORMAT,
     OPT_DISK,
+    OPT_FILE,
+    OPT_READONLY,
+    OPT_DELETE,
     OPT_FROM,
     OPT_KEEP_IDENTITY,
     OPT_KERNEL,
@@ -112,7 +115,8 @@ struct cli_args {
 
 struct cli_command {
     const char *words; /* "template import" */
-    const char *names; /* positional arguments: "", "NAME", "NAME..." (one or more), "[NAME...]" */
+    /* Positional arguments: "", "NAME", "NAME..." (one or more), "[NAME...]", "GUEST [NAME]" */
+    const char *names;
     enum cli_option required[3], optional[CLI_MAX_OPTIONS];
     const char *help; /* one line */
     int (*run)(struct cli *cli, const struct cli_args *args);
@@ -385,6 +389,10 @@ int cli_template_export(struct cli *cli, const struct cli_args *args);
 int cli_template_list(struct cli *cli, const struct cli_args *args);
 int cli_template_info(struct cli *cli, const struct cli_args *args);
 int cli_template_delete(struct cli *cli, const struct cli_args *args);
+int cli_disk_attach(struct cli *cli, const struct cli_args *args);
+int cli_disk_detach(struct cli *cli, const struct cli_args *args);
+int cli_disk_list(struct cli *cli, const struct cli_args *args);
+int cli_disk_resize(struct cli *cli, const struct cli_args *args);
 int cli_create(struct cli *cli, const struct cli_args *args);
 int cli_run(struct cli *cli, const struct cli_args *args);
 int cli_start(struct cli *cli, const struct cli_args *args);

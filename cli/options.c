@@ -30,6 +30,9 @@ static const struct option_spec specs[OPT_N] = {
     [OPT_FROM] = {"from", 0, "GUEST", "the guest, stopped"},
     [OPT_KEEP_IDENTITY] = {"keep-identity", 0, NULL,
                            "keep machine ID, host keys, host name, logs, ..."},
+    [OPT_FILE] = {"file", 0, "IMAGE", "an image that exists, raw or qcow2, instead of a new disk"},
+    [OPT_READONLY] = {"readonly", 0, NULL, "the guest cannot write to it"},
+    [OPT_DELETE] = {"delete", 0, NULL, "delete the disk with its data"},
     [OPT_KERNEL] = {"kernel", 0, "FILE", "kernel to boot (default: found in the image)"},
     [OPT_INITRD] = {"initrd", 0, "FILE", "initial RAM disk (default: found in the image)"},
     [OPT_PASSPHRASE] = {"passphrase", 0, "FILE", "its first line opens an encrypted image"},
@@ -276,15 +279,25 @@ static enum cli_exit take_option(const struct cli_command *command, int argc, ch
 }
 
 /* How many names a command takes is in its usage: see cli.h. */
+static void count_names(const char *names, int *ret_min, int *ret_max)
+{
+    *ret_min = *ret_max = 0;
+    while (*names) {
+        (*ret_max)++;
+        *ret_min += *names != '[';
+        names += strcspn(names, " ");
+        names += strspn(names, " ");
+    }
+}
+
 static enum cli_exit check_names(const struct cli_command *command, const struct cli_args *args)
 {
-    bool optional = command->names[0] == '[' || !command->names[0];
-    bool many = strstr(command->names, "...");
-    int max = command->names[0] ? 1 : 0;
+    int min, max;
 
-    if (!optional && !args->n_names)
+    count_names(command->names, &min, &max);
+    if (args->n_names < min)
         return usage(command, "something is missing", command->names);
-    if (!many && args->n_names > max)
+    if (!strstr(command->names, "...") && args->n_names > max)
         return usage(command, "too many arguments", args->name[max]);
     for (int i = 0; i < args->n_names; i++)
         if (!*args->name[i])

@@ -23,7 +23,7 @@ _vmctl_complete()
 
     COMPREPLY=()
     case $prev in
-    --disk | --kernel | --initrd | --passphrase | --backing | --output)
+    --disk | --kernel | --initrd | --passphrase | --backing | --output | --file)
         compopt -o filenames
         mapfile -t COMPREPLY < <(compgen -f -- "$cur")
         return
@@ -48,7 +48,7 @@ _vmctl_complete()
         *)
             command="${COMP_WORDS[i]}"
             case $command in
-            template | image) ((i + 1 < COMP_CWORD)) && command="$command ${COMP_WORDS[i + 1]}" ;;
+            template | image | disk) ((i + 1 < COMP_CWORD)) && command="$command ${COMP_WORDS[i + 1]}" ;;
             esac
             break
             ;;
@@ -57,6 +57,7 @@ _vmctl_complete()
     case $command in
     "") words="$(_vmctl_lines | cut -d ' ' -f 1 | sort -u) help --help --version --bus-address --format" ;;
     template) words="import create verify export list info delete" ;;
+    disk) words="attach detach list resize" ;;
     image) words="info check create convert commit rebase resize snapshots" ;;
     *)
         line=$(_vmctl_lines | grep -m 1 "^$command\( \|$\)")

@@ -447,6 +447,7 @@ int cow_check(int fd, unsigned flags, struct cow_check_result *ret_result, cow_p
  *             [--below N [--below-hashes]] [--remove-identity]
  * vmmd-import --verify
  * vmmd-import --export raw|qcow2 [--compress]
+ * vmmd-import --disk raw|qcow2 [--resize BYTES [--shrink]] [--below N]
  *
  * - fd 3: status socket, SOCK_SEQPACKET
  * - fd 4: source image, read-only: raw, qcow2 or qcow, told by its first bytes
@@ -472,6 +473,10 @@ int cow_check(int fd, unsigned flags, struct cow_check_result *ret_result, cow_p
  * 5, an empty file, read-write, as an image that stands alone; each block is compared with its
  * hash.
  *
+ * With --disk fd 4 is a disk of a guest, of that format, with what lies under it on fds 10...: DONE
+ * tells its size, after it was changed if it is to be (fd 4 is read-write then; --shrink: also to
+ * less).
+ *
  * With --snapshot an internal snapshot of the source, by id or name, instead of its current state.
  * Without --cmdline the command line is found: root= from the image's own file systems, e.g.
  * "root=PARTUUID=... ro console=ttyS0".
@@ -486,7 +491,7 @@ struct cow_import_msg {
     uint32_t has_initrd;   /* DONE: 1 if fd 8 holds an initrd */
     uint32_t damaged;      /* FAILED: 1 if a template's disk did not match its hashes */
     uint64_t done, total;  /* PROGRESS: bytes, over copying and hashing */
-    uint64_t disk_bytes;   /* DONE: size of disk.raw */
+    uint64_t disk_bytes;   /* DONE: size of disk.raw, or of the disk */
     char os_name[128];     /* DONE: PRETTY_NAME of the image, or "" */
     char kernel_name[128]; /* DONE: e.g. "vmlinuz-6.1.0-30-cloud-amd64", or "" */
     char cmdline[1024];    /* DONE: kernel command line found or given */

@@ -174,7 +174,7 @@ static void on_guest_changed(void *opaque, struct guest *guest, unsigned changes
 {
     static const struct {
         unsigned change;
-        const char *properties[8];
+        const char *properties[10]; /* ends with NULL */
     } table[] = {
         {GUEST_CHANGE_STATE,
          {"State", "Reason", "Engine", "Pid", "Started", "Login", "RamAddress"}},
@@ -182,7 +182,8 @@ static void on_guest_changed(void *opaque, struct guest *guest, unsigned changes
         {GUEST_CHANGE_LOGIN, {"Login"}},
         {GUEST_CHANGE_DEVICE, {"DeviceError"}},
         {GUEST_CHANGE_CONFIG,
-         {"Priority", "Memory", "VCPUs", "CpuShares", "CpuLimit", "CpuReserve", "CpuControl"}},
+         {"Priority", "Memory", "VCPUs", "CpuShares", "CpuLimit", "CpuReserve", "CpuControl",
+          "Disks"}},
     };
     char path[ADAPTER_PATH_MAX];
 

@@ -273,6 +273,7 @@ int daemon_new(struct daemon **ret_daemon, struct event_base *base, const struct
     LIST_INIT(&daemon->batches);
     LIST_INIT(&daemon->imports);
     LIST_INIT(&daemon->readings);
+    LIST_INIT(&daemon->disk_works);
     look_at_host(daemon);
     daemon->shares = shares_new(base, config->pool_max);
     if (!daemon->shares || add_timers(daemon) < 0)
@@ -306,6 +307,7 @@ void daemon_free(struct daemon *daemon)
     create_abort_all(daemon);
     import_abort_all(daemon);
     template_readings_abort_all(daemon);
+    guest_disks_abort_all(daemon);
     while (!TAILQ_EMPTY(&daemon->jobs))
         job_free(TAILQ_FIRST(&daemon->jobs));
     while (!TAILQ_EMPTY(&daemon->guests))

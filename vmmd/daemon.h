@@ -22,6 +22,7 @@ struct event;
 struct event_base;
 struct guest;
 struct import;
+struct disk_work;
 struct reading;
 struct job;
 struct pressure;
@@ -59,6 +60,7 @@ TAILQ_HEAD(job_list, job);
 LIST_HEAD(batch_list, batch);
 LIST_HEAD(import_list, import);
 LIST_HEAD(reading_list, reading);
+LIST_HEAD(disk_work_list, disk_work);
 
 struct daemon {
     struct event_base *base;
@@ -81,6 +83,7 @@ struct daemon {
     struct batch_list batches; /* guests being created */
     struct import_list imports;
     struct reading_list readings; /* of templates */
+    struct disk_work_list disk_works;
     unsigned n_guests;
     uint64_t next_job, next_cookie;
     struct shares *shares;

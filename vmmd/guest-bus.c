@@ -211,6 +211,116 @@ static void get_memory(void *object, struct bus_call *call)
     }
 }
 
+/* ---- disks ---- */
+
+static int read_attach(DBusMessage *message, struct attach_request *request,
+                       struct problem *problem)
+{
+    dbus_bool_t readonly = FALSE;
+    bool has_size = false;
+    const struct adapter_option options[] = {
+        {"size", DBUS_TYPE_UINT64, &request->size, &has_size},
+        {"file", DBUS_TYPE_UNIX_FD, &request->file, NULL},
+        {"readonly", DBUS_TYPE_BOOLEAN, &readonly, NULL},
+        {0},
+    };
+    DBusMessageIter iter, dict;
+    int r;
+
+    dbus_message_iter_init(message, &iter);
+    dbus_message_iter_get_basic(&iter, &request->name);
+    dbus_message_iter_next(&iter);
+    dbus_message_iter_recurse(&iter, &dict);
+    r = adapter_read_options(&dict, options, problem);
+    request->readonly = readonly;
+    if (r == 0 && has_size && request->size == 0)
+        return problem_set(problem, PROBLEM_INVALID_ARGUMENT, "a disk of 0 bytes");
+    return r;
+}
+
+static void attach_disk(void *object, struct bus_call *call)
+{
+    struct attach_request request = {.file = -1};
+    struct problem problem;
+    int r = read_attach(bus_call_message(call), &request, &problem);
+
+    if (r == 0)
+        r = guest_disk_attach(object, &request, adapter_done, call, &problem);
+    if (request.file >= 0)
+        close(request.file);
+    if (r < 0)
+        adapter_fail(call, &problem);
+}
+
+static void detach_disk(void *object, struct bus_call *call)
+{
+    const char *name = "";
+    dbus_bool_t delete_it = FALSE;
+    struct problem problem;
+    char *kept = NULL;
+    const char *text;
+
+    dbus_message_get_args(bus_call_message(call), NULL, DBUS_TYPE_STRING, &name, DBUS_TYPE_BOOLEAN,
+                          &delete_it, DBUS_TYPE_INVALID);
+    if (guest_disk_detach(object, name, delete_it, &kept, &problem) < 0) {
+        adapter_fail(call, &problem);
+        return;
+    }
+    text = kept ? kept : "";
+    bus_call_return(call, DBUS_TYPE_STRING, &text, DBUS_TYPE_INVALID);
+    free(kept);
+}
+
+static void resize_disk(void *object, struct bus_call *call)
+{
+    const char *name = "";
+    dbus_uint64_t size = 0;
+    dbus_bool_t shrink = FALSE;
+    struct problem problem;
+
+    dbus_message_get_args(bus_call_message(call), NULL, DBUS_TYPE_STRING, &name, DBUS_TYPE_UINT64,
+                          &size, DBUS_TYPE_BOOLEAN, &shrink, DBUS_TYPE_INVALID);
+    if (guest_disk_resize(object, name, size, shrink, adapter_done, call, &problem) < 0)
+        adapter_fail(call, &problem);
+}
+
+static bool put_disk(DBusMessageIter *array, const char *name, const char *path, const char *kind,
+                     const char *format, uint64_t size, bool readonly)
+{
+    DBusMessageIter item;
+
+    return dbus_message_iter_open_container(array, DBUS_TYPE_STRUCT, NULL, &item) &&
+           bus_put_string(&item, name) && bus_put_string(&item, kind) &&
+           bus_put_string(&item, format) && bus_put_u64(&item, size) &&
+           bus_put_bool(&item, readonly) && bus_put_string(&item, path) &&
+           dbus_message_iter_close_container(array, &item);
+}
+
+static bool get_disks(void *object, DBusMessageIter *iter)
+{
+    const struct guest *guest = object;
+    const struct guest_disks *disks = &guest->config.disks;
+    DBusMessageIter array;
+    bool ok;
+
+    if (!dbus_message_iter_open_container(iter, DBUS_TYPE_ARRAY, "(ssstbs)", &array))
+        return false;
+    ok = put_disk(&array, GUEST_ROOT_DISK, guest->overlay_path, "root", "qcow2",
+                  guest_root_size(guest), false);
+    for (unsigned i = 0; i < disks->n && ok; i++) {
+        const struct guest_disk *disk = &disks->disk[i];
+        char *path = guest_disk_path(guest, disk);
+
+        ok = path && put_disk(&array, disk->name, path, disk->own ? "own" : "file",
+                              disk->raw ? "raw" : "qcow2", disk->size, disk->readonly);
+        free(path);
+    }
+    if (ok)
+        return dbus_message_iter_close_container(iter, &array);
+    dbus_message_iter_abandon_container(iter, &array);
+    return false;
+}
+
 static void get_memory_history(void *object, struct bus_call *call)
 {
     adapter_return_history(call, &((struct guest *)object)->history);
@@ -413,6 +523,16 @@ static const struct bus_method_entry methods[] = {
      .out = BUS_ARGS({"samples", ADAPTER_HISTORY}),
      .call = get_memory_history},
     {.name = "SetCpu", .in = BUS_ARGS({"settings", "a{sv}"}), .call = set_cpu},
+    {.name = "AttachDisk",
+     .in = BUS_ARGS({"name", "s"}, {"options", "a{sv}"}),
+     .call = attach_disk},
+    {.name = "DetachDisk",
+     .in = BUS_ARGS({"name", "s"}, {"delete", "b"}),
+     .out = BUS_ARGS({"kept", "s"}),
+     .call = detach_disk},
+    {.name = "ResizeDisk",
+     .in = BUS_ARGS({"name", "s"}, {"size", "t"}, {"shrink", "b"}),
+     .call = resize_disk},
     {.name = "SetBalloon", .in = BUS_ARGS({"target", "t"}), .call = set_balloon},
     {0},
 };
@@ -433,6 +553,7 @@ static const struct bus_property_entry properties[] = {
     {.name = "CpuLimit", .type = "u", .get = get_cpu_limit},
     {.name = "CpuReserve", .type = "u", .get = get_cpu_reserve},
     {.name = "CpuControl", .type = "s", .get = get_cpu_control},
+    {.name = "Disks", .type = "a(ssstbs)", .get = get_disks},
     {.name = "Uuid", .type = "s", .get = get_uuid, .flags = BUS_CONST},
     {.name = "Overlay", .type = "s", .get = get_overlay, .flags = BUS_CONST},
     {.name = "Created", .type = "t", .get = get_created, .flags = BUS_CONST},

@@ -88,7 +88,9 @@ static int open_files(struct guest *guest, int *ret_log, struct problem *problem
     r = template_open(tmpl, &guest->fds, problem);
     if (r < 0)
         return r;
-    r = guest->overlay_fd = guest_store_open(guest, GUEST_OVERLAY, O_RDWR, problem);
+    r = guest->disk_fds[0] = guest_store_open(guest, GUEST_OVERLAY, O_RDWR, problem);
+    if (r >= 0)
+        r = guest_disks_open(guest, guest->disk_fds + 1, problem);
     if (r >= 0)
         r = guest->console_fd =
             guest_store_open(guest, "console.log", O_WRONLY | O_APPEND | O_CREAT, problem);
@@ -99,16 +101,24 @@ static int open_files(struct guest *guest, int *ret_log, struct problem *problem
     return r < 0 ? r : 0;
 }
 
+void guest_close_disks(struct guest *guest)
+{
+    for (int i = 0; i < 1 + GUEST_DISKS_MAX; i++) {
+        if (guest->disk_fds[i] >= 0)
+            close(guest->disk_fds[i]);
+        guest->disk_fds[i] = -1;
+    }
+}
+
 static void close_files(struct guest *guest)
 {
     template_close(&guest->fds);
-    if (guest->overlay_fd >= 0)
-        close(guest->overlay_fd);
+    guest_close_disks(guest);
     if (guest->console_fd >= 0)
         close(guest->console_fd);
     if (guest->kvm_fd >= 0)
         close(guest->kvm_fd);
-    guest->overlay_fd = guest->console_fd = guest->kvm_fd = -1;
+    guest->console_fd = guest->kvm_fd = -1;
 }
 
 static void on_exited(void *opaque, const siginfo_t *info)

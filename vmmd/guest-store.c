@@ -5,7 +5,8 @@
  *   guest.json     what it was created with, and what can be set; durable
  *   state.json     its state and process; rewritten at every change without waiting for the disk.
  *                  Losing it in a power loss costs nothing: then no guest process is left either
- *   overlay.qcow2  its disk, over the template's
+ *   overlay.qcow2  its root disk, over the template's
+ *   disk-*.qcow2   more disks of its own
  *   console.log    what its serial console printed
  *   vmm.log        what its guest process had to say
  */
@@ -51,13 +52,14 @@ json_t *guest_config_to_json(const struct guest_config *config)
     char uuid[33];
 
     uuid_to_text(config->uuid, uuid);
-    return json_pack("{s:s, s:s, s:s, s:I, s:I, s:s, s:s, s:I, s:i, s:i, s:i, s:i}", "name",
-                     config->name, "template", config->tmpl, "share_group", config->share_group,
-                     "memory", (json_int_t)config->memory, "vcpus", (json_int_t)config->vcpus,
-                     "engine", engine_name(config->engine), "uuid", uuid, "created",
-                     (json_int_t)config->created, "priority", (int)config->priority, "cpu_shares",
-                     (int)config->cpu.shares, "cpu_limit", (int)config->cpu.limit, "cpu_reserve",
-                     (int)config->cpu.reserve);
+    return json_pack(
+        "{s:s, s:s, s:s, s:I, s:I, s:s, s:s, s:I, s:i, s:i, s:i, s:i, s:I, s:o}", "name",
+        config->name, "template", config->tmpl, "share_group", config->share_group, "memory",
+        (json_int_t)config->memory, "vcpus", (json_int_t)config->vcpus, "engine",
+        engine_name(config->engine), "uuid", uuid, "created", (json_int_t)config->created,
+        "priority", (int)config->priority, "cpu_shares", (int)config->cpu.shares, "cpu_limit",
+        (int)config->cpu.limit, "cpu_reserve", (int)config->cpu.reserve, "root_size",
+        (json_int_t)config->disks.root_size, "disks", guest_disks_to_json(&config->disks));
 }
 
 /* Guests of earlier versions have none: 0. */
@@ -96,6 +98,17 @@ static bool read_cpu(const json_t *json, struct cpu_settings *ret)
     return cpu_settings_sane(ret);
 }
 
+/* Likewise; none. */
+static bool read_disks(const json_t *json, struct guest_disks *ret)
+{
+    const json_t *disks = json_object_get(json, "disks");
+
+    if (json_object_get(json, "root_size") && (!json_read_u64(json, "root_size", &ret->root_size) ||
+                                               ret->root_size > COW_MAX_VIRTUAL_SIZE))
+        return false;
+    return !disks || guest_disks_from_json(disks, ret) == 0;
+}
+
 static bool share_group_ok(const char *group)
 {
     return strcmp(group, GUEST_SHARE_NONE) == 0 || name_check("share group", group, NULL) == 0;
@@ -114,7 +127,8 @@ int guest_config_from_json(const json_t *json, struct guest_config *ret_config)
         !json_read_string(json, "uuid", uuid, sizeof(uuid)) ||
         !json_read_u64(json, "memory", &config.memory) || !json_read_u64(json, "vcpus", &vcpus) ||
         !json_read_u64(json, "created", &config.created) ||
-        !read_priority(json, &config.priority) || !read_cpu(json, &config.cpu))
+        !read_priority(json, &config.priority) || !read_cpu(json, &config.cpu) ||
+        !read_disks(json, &config.disks))
         return -EINVAL;
     if (name_check("guest", config.name, NULL) < 0 ||
         name_check("template", config.tmpl, NULL) < 0 || !share_group_ok(config.share_group) ||

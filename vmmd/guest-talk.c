@@ -24,6 +24,7 @@
 #define MESSAGES_PER_SECOND 2000 /* of one guest process: more is a flood */
 #define DEVICE_REPORT_USEC  1000000
 #define BLOCK_BYTES         4096u
+#define ROOT_SERIAL         "vmmd-disk-0"
 
 static int breach(struct guest *guest, const char *what)
 {
@@ -102,6 +103,25 @@ static enum proto_cpu_model proto_cpu_model(enum cpu_model model)
     }
 }
 
+static void add_disks(const struct guest *guest, struct proto_msg *msg)
+{
+    const struct guest_disks *disks = &guest->config.disks;
+    struct proto_disk *root = &msg->setup.disks[0];
+
+    snprintf(root->serial, sizeof(root->serial), ROOT_SERIAL);
+    root->format = PROTO_DISK_QCOW2;
+    for (unsigned i = 0; i < disks->n; i++) {
+        struct proto_disk *disk = &msg->setup.disks[1 + i];
+
+        snprintf(disk->serial, sizeof(disk->serial), "%s", disks->disk[i].name);
+        disk->format = disks->disk[i].raw ? PROTO_DISK_RAW : PROTO_DISK_QCOW2;
+        disk->flags = disks->disk[i].readonly ? PROTO_DISK_READONLY : 0;
+    }
+    msg->setup.n_disks = 1 + disks->n;
+    for (unsigned i = 0; i < msg->setup.n_disks; i++)
+        msg->fds[msg->n_fds++] = guest->disk_fds[i];
+}
+
 static void send_setup(struct guest *guest)
 {
     const struct template *tmpl = template_find(guest->daemon, guest->config.tmpl);
@@ -125,11 +145,12 @@ static void send_setup(struct guest *guest)
     msg.setup.flags = PROTO_SETUP_TEMPLATE | (guest->fds.initrd >= 0 ? PROTO_SETUP_INITRD : 0) |
                       (private ? PROTO_SETUP_PRIVATE : 0) |
                       (guest->kvm_fd >= 0 ? PROTO_SETUP_KVM : 0);
-    const int fds[] = {guest->fds.kernel, guest->overlay_fd, guest->console_fd, guest->fds.initrd,
+    const int fds[] = {guest->fds.kernel, guest->console_fd, guest->fds.initrd,
                        guest->fds.disk,   guest->fds.hashes, guest->kvm_fd};
     for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)
         if (fds[i] >= 0)
             msg.fds[msg.n_fds++] = fds[i];
+    add_disks(guest, &msg);
     if (guest_talk_send(guest, &msg, &problem) < 0)
         guest_process_kill(guest, "%s", problem.text);
 }
@@ -170,14 +191,14 @@ static int on_hello(struct guest *guest, const struct proto_hello *hello)
         return breach(guest, "it was built for another version of vmmd");
     if (hello->pid != child_pid(guest->process))
         return breach(guest, "it gave a pid that is not its own");
-    if (guest->phase == PHASE_STARTING && guest->overlay_fd >= 0) {
+    if (guest->phase == PHASE_STARTING && guest->disk_fds[0] >= 0) {
         if (hello->state != PROTO_GUEST_EMPTY)
             return breach(guest, "it runs something before its setup");
         send_setup(guest);
         template_close(&guest->fds);
-        close(guest->overlay_fd);
+        guest_close_disks(guest);
         close(guest->console_fd);
-        guest->overlay_fd = guest->console_fd = -1;
+        guest->console_fd = -1;
         return 0;
     }
     if (guest->phase != PHASE_ADOPTING)
@@ -206,7 +227,7 @@ static int on_state(struct guest *guest, const struct proto_state *state)
         guest_ends(guest, state->state, state->reason);
         return 0;
     }
-    if (guest->phase == PHASE_STARTING && guest->overlay_fd < 0) {
+    if (guest->phase == PHASE_STARTING && guest->disk_fds[0] < 0) {
         guest_is_up(guest, state->state, state->ram_address);
         return 0;
     }

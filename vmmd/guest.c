@@ -53,7 +53,9 @@ struct guest *guest_new(struct daemon *daemon, const struct guest_config *config
         return NULL;
     guest->daemon = daemon;
     guest->config = *config;
-    guest->sock = guest->overlay_fd = guest->console_fd = guest->kvm_fd = -1;
+    guest->sock = guest->console_fd = guest->kvm_fd = -1;
+    for (int i = 0; i < 1 + GUEST_DISKS_MAX; i++)
+        guest->disk_fds[i] = -1;
     guest->fds = (struct template_fds){-1, -1, -1, -1};
     TAILQ_INIT(&guest->waiters);
     guest->timer = event_new(daemon->base, -1, 0, on_timer, guest);
@@ -215,10 +217,11 @@ static int not_running(const struct guest *guest, struct problem *problem)
 
 static int check_unread(const struct guest *guest, struct problem *problem)
 {
-    return guest->readers == 0 ? 0
-                               : problem_set(problem, PROBLEM_BUSY,
-                                             "a template is being made of guest %s: wait for it",
-                                             guest->config.name);
+    return guest->readers == 0
+               ? 0
+               : problem_set(problem, PROBLEM_BUSY,
+                             "the disks of guest %s are being worked on: wait for that",
+                             guest->config.name);
 }
 
 int guest_check_still(const struct guest *guest, struct problem *problem)

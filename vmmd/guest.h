@@ -13,8 +13,8 @@
  *   A restarted daemon begins with `adopting` for guests that ran: up, or ending.
  *
  * The files: guest.c (life and what can be asked of it), guest-store.c (its files), guest-process.c
- * (starting and ending the process), guest-talk.c (messages), guest-wait.c (who waits for what),
- * guest-cpu.c (its processor time).
+ * (starting and ending the process), guest-disk.c, guest-talk.c (messages), guest-wait.c (who waits
+ * for what), guest-cpu.c (its processor time).
  */
 #ifndef VMMD_GUEST_H
 #define VMMD_GUEST_H
@@ -23,6 +23,7 @@
 #include "vmmd/daemon.h"
 #include "vmmd/name.h"
 #include "vmmd/fileio.h"
+#include "vmmd/guest-disk.h"
 #include "vmmd/proto.h"
 #include "vmmd/template.h"
 
@@ -52,6 +53,7 @@ struct guest_config {
     uint64_t created;
     int32_t priority; /* those of a low one are paused first when memory runs out */
     struct cpu_settings cpu;
+    struct guest_disks disks;
 };
 
 /* How the guest process is held to its CPU settings. */
@@ -86,7 +88,7 @@ struct guest {
     struct daemon *daemon;
     struct guest_config config;
     bool published;   /* false while CreateGuests is still busy with its batch */
-    unsigned readers; /* jobs that read its disk: it stays stopped, and is not deleted */
+    unsigned readers; /* that use its disks: it stays stopped, and is not deleted */
 
     enum guest_state state;
     enum guest_phase phase;
@@ -115,7 +117,8 @@ struct guest {
     struct event *sock_event;
     struct event *timer; /* the phase's time limit, or the pause before a start */
     struct template_fds fds;
-    int overlay_fd, console_fd, kvm_fd; /* held from start to SETUP */
+    int console_fd, kvm_fd;            /* held from start to SETUP */
+    int disk_fds[1 + GUEST_DISKS_MAX]; /* likewise; the first is the overlay */
     struct share_member *share;
     uint64_t saved;    /* bytes, as last measured: see guest_measure_saved() */
     unsigned its_turn; /* in which second of SAVED_SECONDS that is done by itself */
@@ -226,6 +229,7 @@ int guest_config_from_json(const json_t *json, struct guest_config *ret_config);
 /* ---- guest-process.c ---- */
 
 int guest_process_start(struct guest *guest, struct problem *problem);
+void guest_close_disks(struct guest *guest); /* its process has them */
 void guest_process_adopt(struct guest *guest, const struct guest_record *record);
 /* The guest process shall end now; it is killed after GUEST_END_SECS. */
 void guest_process_ending(struct guest *guest);

@@ -20,7 +20,7 @@ struct shape {
 };
 
 static const struct shape shapes[] = {
-    {PROTO_SETUP, sizeof(struct proto_setup), 7},
+    {PROTO_SETUP, sizeof(struct proto_setup), 6 + PROTO_DISKS_MAX},
     {PROTO_SHARE, sizeof(struct proto_share), 2},
     {PROTO_PAUSE, 0, 0},
     {PROTO_RESUME, 0, 0},
@@ -116,12 +116,20 @@ static bool terminated(const char *text, size_t size)
     return memchr(text, '\0', size) != NULL;
 }
 
-static bool texts_ok(const struct proto_msg *m)
+static bool setup_ok(const struct proto_setup *setup)
+{
+    for (int i = 0; i < PROTO_DISKS_MAX; i++)
+        if (!terminated(setup->disks[i].serial, sizeof(setup->disks[i].serial)))
+            return false;
+    return setup->n_disks >= 1 && setup->n_disks <= PROTO_DISKS_MAX &&
+           terminated(setup->name, sizeof(setup->name)) &&
+           terminated(setup->cmdline, sizeof(setup->cmdline));
+}
+
+static bool body_ok(const struct proto_msg *m)
 {
     switch (m->header.type) {
-    case PROTO_SETUP:
-        return terminated(m->setup.name, sizeof(m->setup.name)) &&
-               terminated(m->setup.cmdline, sizeof(m->setup.cmdline));
+    case PROTO_SETUP: return setup_ok(&m->setup);
     case PROTO_HELLO: return terminated(m->hello.name, sizeof(m->hello.name));
     case PROTO_STATE: return terminated(m->state.reason, sizeof(m->state.reason));
     case PROTO_DEVICE: return terminated(m->text.text, sizeof(m->text.text));
@@ -141,7 +149,7 @@ static int check(const struct proto_msg *msg, size_t got, int flags)
     shape = shape_of(h->type);
     if (!shape || h->length != shape->length || got != sizeof(*h) + shape->length)
         return -EPROTO;
-    if (msg->n_fds > shape->max_fds || !texts_ok(msg))
+    if (msg->n_fds > shape->max_fds || !body_ok(msg))
         return -EPROTO;
     return 0;
 }

@@ -23,12 +23,14 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define PROTO_VERSION     3u
+#define PROTO_VERSION     4u
 #define PROTO_MAGIC       0x766d6d64u /* "vmmd" */
 #define PROTO_MAX_FDS     16
 #define PROTO_NAME_MAX    64
 #define PROTO_CMDLINE_MAX 2048
 #define PROTO_TEXT_MAX    512
+#define PROTO_DISKS_MAX   8
+#define PROTO_SERIAL_MAX  24
 #define PROTO_DAMAGED_MAX 64 /* blocks that one guest process tells of */
 #define PROTO_LISTEN_FD   3  /* in vmmd-guest */
 
@@ -72,17 +74,26 @@ struct proto_header {
     uint32_t length; /* of the body, bytes */
 };
 
-/* fds, in this order, each present iff its flag is set; the first three always. */
+/* fds, in this order: kernel, console log (append), [initrd], [template disk, hashes], [kvm], each
+ * present iff its flag is set, the first two always; then one for each disk. */
 enum proto_setup_flags {
     PROTO_SETUP_INITRD = 1u << 0,
-    PROTO_SETUP_TEMPLATE = 1u << 1, /* template disk + hash file */
+    PROTO_SETUP_TEMPLATE = 1u << 1, /* template disk + hash file: lies under the first disk */
     PROTO_SETUP_KVM = 1u << 2,
     /* Carries no fd: merge zero pages only. The template disk is still passed, as the overlay's
      * backing file. For guests that opted out of sharing. */
     PROTO_SETUP_PRIVATE = 1u << 3,
 };
-/* fds: kernel, overlay (qcow2, read-write), console log (append), [initrd], [template disk,
- * hashes], [kvm] */
+
+enum proto_disk_format { PROTO_DISK_RAW = 1, PROTO_DISK_QCOW2 = 2 };
+enum proto_disk_flags { PROTO_DISK_READONLY = 1u << 0 };
+
+/* A disk; the first is the one to boot from. */
+struct proto_disk {
+    char serial[PROTO_SERIAL_MAX]; /* as the guest sees it: 20 characters at most */
+    uint32_t format;               /* enum proto_disk_format */
+    uint32_t flags;                /* enum proto_disk_flags */
+};
 
 struct proto_setup {
     char name[PROTO_NAME_MAX];
@@ -94,8 +105,9 @@ struct proto_setup {
     uint64_t max_mappings;       /* VMA budget of guest RAM */
     uint32_t drop_uid, drop_gid; /* to become when started as root; 0: stay */
     uint32_t cpu_model;          /* enum proto_cpu_model; the software engine has its own */
-    uint32_t reserved;
-    uint8_t uuid[16]; /* of this guest */
+    uint32_t n_disks;            /* at least 1 */
+    uint8_t uuid[16];            /* of this guest */
+    struct proto_disk disks[PROTO_DISKS_MAX];
     char cmdline[PROTO_CMDLINE_MAX];
 };
 

@@ -87,7 +87,7 @@ static int map_hashes(struct import *import)
     return cow_hashes_map(fd, (uint64_t)st.st_size, &import->hashes, &import->error);
 }
 
-static int open_layer(struct import *import, unsigned layer, enum cow_format format,
+static int open_layer(struct import *import, unsigned layer, enum cow_format format, unsigned flags,
                       struct cow_disk **ret_disk);
 
 /* What lies under a layer: what format it has the layer says. */
@@ -103,20 +103,20 @@ static int open_below(struct import *import, unsigned layer, struct cow_open_opt
         format = COW_FORMAT_RAW;
     else if (strcmp(info.backing_format, "qcow2") == 0)
         format = COW_FORMAT_QCOW2;
-    r = open_layer(import, layer + 1, format, &options->backing);
+    r = open_layer(import, layer + 1, format, COW_RDONLY, &options->backing);
     if (r == 0 && layer + 1 == import->n_below && import->below_hashes)
         options->backing_identity = &import->hashes.identity;
     return r;
 }
 
 /* Layer 0 is the source, the others lie under it. */
-static int open_layer(struct import *import, unsigned layer, enum cow_format format,
+static int open_layer(struct import *import, unsigned layer, enum cow_format format, unsigned flags,
                       struct cow_disk **ret_disk)
 {
     struct cow_open_options options = {
         .fd = layer == 0 ? (int)FD_SOURCE : FD_BELOW + (int)layer - 1,
         .format = format,
-        .flags = COW_RDONLY,
+        .flags = flags,
         .data_fd = -1,
         .snapshot = layer == 0 ? import->snapshot : NULL,
     };
@@ -137,12 +137,18 @@ static int open_layer(struct import *import, unsigned layer, enum cow_format for
     return r;
 }
 
-static int open_source(struct import *import, struct cow_disk **ret_disk)
+int import_open(struct import *import, enum cow_format format, unsigned flags,
+                struct cow_disk **ret_disk)
 {
     int r = recognise(import);
 
-    if (r == 0)
-        r = open_layer(import, 0, COW_FORMAT_PROBE, ret_disk);
+    return r < 0 ? r : open_layer(import, 0, format, flags, ret_disk);
+}
+
+static int open_source(struct import *import, struct cow_disk **ret_disk)
+{
+    int r = import_open(import, COW_FORMAT_PROBE, COW_RDONLY, ret_disk);
+
     if (r < 0)
         return r;
     r = import_check_size(import, cow_size(*ret_disk));

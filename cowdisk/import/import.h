@@ -39,9 +39,12 @@ struct import {
     bool verify;        /* nothing is imported */
     const char *export; /* nothing is imported: the format of an image to write */
     bool compress;      /* it */
-    bool anonymous;     /* what tells this machine from others is removed */
-    unsigned n_below;   /* images under the source */
-    bool below_hashes;  /* the last of them has a hash file */
+    const char *disk;   /* nothing is imported: the format of a disk to look at, */
+    uint64_t resize;    /* and the size that it is given; 0: none */
+    bool shrink;
+    bool anonymous;    /* what tells this machine from others is removed */
+    unsigned n_below;  /* images under the source */
+    bool below_hashes; /* the last of them has a hash file */
     struct cow_hashes hashes;
     uint64_t damaged_at; /* of the image under the source, if it was found to be damaged, */
     bool damaged;        /* which this says */
@@ -64,6 +67,9 @@ int import_allow_hashes(uint64_t disk_bytes);
 
 /* ---- copy.c */
 int import_copy(struct import *import);
+/* The source with what lies under it. */
+int import_open(struct import *import, enum cow_format format, unsigned flags,
+                struct cow_disk **ret_disk);
 /* Notes the size of the disk, if it can be imported. */
 int import_check_size(struct import *import, uint64_t disk_bytes);
 
@@ -74,6 +80,10 @@ int import_verify(struct import *import);
 /* ---- export.c */
 /* Writes the source, compared with its hashes, to the disk as an image; nothing else is done. */
 int import_export(struct import *import);
+
+/* ---- disk.c */
+/* Tells the size of the source, or changes it; nothing else is done. */
+int import_disk(struct import *import);
 
 /* ---- old.c */
 /* Is the source an image for libqcow? */

@@ -32,7 +32,7 @@ int import_enter_sandbox(struct import *import)
         .max_files = MAX_FILES,
         .memory = BASE_MEMORY,
         .max_memory = max_memory(),
-        .file_bytes = IMPORT_MAX_DISK,
+        .file_bytes = import->disk ? 0 : IMPORT_MAX_DISK, /* a disk may get any size */
         .cpu_seconds = MAX_CPU_SECONDS,
     };
 

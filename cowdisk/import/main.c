@@ -17,12 +17,21 @@
 static int parse_arguments(struct import *import, int argc, char **argv)
 {
     static const struct option options[] = {
-        {"kernel", no_argument, NULL, 'k'},          {"initrd", no_argument, NULL, 'i'},
-        {"cmdline", required_argument, NULL, 'c'},   {"passphrase", no_argument, NULL, 'p'},
-        {"snapshot", required_argument, NULL, 's'},  {"verify", no_argument, NULL, 'v'},
-        {"export", required_argument, NULL, 'e'},    {"compress", no_argument, NULL, 'z'},
-        {"below", required_argument, NULL, 'b'},     {"below-hashes", no_argument, NULL, 'h'},
-        {"remove-identity", no_argument, NULL, 'a'}, {0},
+        {"kernel", no_argument, NULL, 'k'},
+        {"initrd", no_argument, NULL, 'i'},
+        {"cmdline", required_argument, NULL, 'c'},
+        {"passphrase", no_argument, NULL, 'p'},
+        {"snapshot", required_argument, NULL, 's'},
+        {"verify", no_argument, NULL, 'v'},
+        {"export", required_argument, NULL, 'e'},
+        {"compress", no_argument, NULL, 'z'},
+        {"disk", required_argument, NULL, 'd'},
+        {"resize", required_argument, NULL, 'r'},
+        {"shrink", no_argument, NULL, 'S'},
+        {"below", required_argument, NULL, 'b'},
+        {"below-hashes", no_argument, NULL, 'h'},
+        {"remove-identity", no_argument, NULL, 'a'},
+        {0},
     };
     int option;
 
@@ -36,6 +45,9 @@ static int parse_arguments(struct import *import, int argc, char **argv)
         case 'v': import->verify = true; break;
         case 'e': import->export = optarg; break;
         case 'z': import->compress = true; break;
+        case 'd': import->disk = optarg; break;
+        case 'r': import->resize = strtoull(optarg, NULL, 10); break;
+        case 'S': import->shrink = true; break;
         case 'b': import->n_below = (unsigned)atoi(optarg); break;
         case 'h': import->below_hashes = true; break;
         case 'a': import->anonymous = true; break;
@@ -107,6 +119,8 @@ static int run(struct import *import)
         return import_verify(import);
     if (r == 0 && import->export)
         return import_export(import);
+    if (r == 0 && import->disk)
+        return import_disk(import);
     if (r == 0)
         r = import_copy(import);
     if (r == 0)
@@ -138,12 +152,14 @@ int main(int argc, char **argv)
     int r = parse_arguments(&import, argc, argv);
 
     if (r == -EINVAL) {
-        fprintf(stderr, "usage: vmmd-import [--kernel] [--initrd] [--cmdline TEXT] [--passphrase] "
-                        "[--snapshot S]\n"
-                        "                   [--below N [--below-hashes]] [--remove-identity]\n"
-                        "       vmmd-import --verify\n"
-                        "       vmmd-import --export raw|qcow2 [--compress]\n"
-                        "(started by vmmd, with its files on fds 3 and up)\n");
+        fprintf(stderr,
+                "usage: vmmd-import [--kernel] [--initrd] [--cmdline TEXT] [--passphrase] "
+                "[--snapshot S]\n"
+                "                   [--below N [--below-hashes]] [--remove-identity]\n"
+                "       vmmd-import --verify\n"
+                "       vmmd-import --export raw|qcow2 [--compress]\n"
+                "       vmmd-import --disk raw|qcow2 [--resize BYTES [--shrink]] [--below N]\n"
+                "(started by vmmd, with its files on fds 3 and up)\n");
         return 2;
     }
     if (r == 0)

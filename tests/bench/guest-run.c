@@ -132,7 +132,6 @@ static void setup(struct run *r, char **argv, const char *cmdline)
     msg.setup.scan_budget = r->budget;
     snprintf(msg.setup.cmdline, sizeof(msg.setup.cmdline), "%s", cmdline);
     msg.fds[msg.n_fds++] = open_or_die(argv[0], O_RDONLY);
-    msg.fds[msg.n_fds++] = overlay;
     msg.fds[msg.n_fds++] = temp_file(r, "log");
     if (strcmp(argv[1], "-") != 0) {
         msg.setup.flags |= PROTO_SETUP_INITRD;
@@ -147,6 +146,8 @@ static void setup(struct run *r, char **argv, const char *cmdline)
         msg.setup.flags |= PROTO_SETUP_KVM;
         msg.fds[msg.n_fds++] = open_or_die("/dev/kvm", O_RDWR);
     }
+    msg.setup.disks[msg.setup.n_disks++].format = PROTO_DISK_QCOW2;
+    msg.fds[msg.n_fds++] = overlay;
     if (proto_send(r->sock, &msg) < 0)
         die("send");
     proto_close_fds(&msg);

@@ -67,7 +67,7 @@ int FAKE_IMPORT_MAIN(int argc, char **argv);
 int FAKE_IMPORT_MAIN(int argc, char **argv)
 {
     struct cow_import_msg msg = {.type = COW_IMPORT_DONE};
-    bool kernel = false, initrd = false, verify = false, export = false;
+    bool kernel = false, initrd = false, verify = false, export = false, disk = false;
     const char *cmdline = "root=/dev/vda1 ro console=ttyS0";
     char word[16] = "";
 
@@ -75,6 +75,7 @@ int FAKE_IMPORT_MAIN(int argc, char **argv)
         kernel = kernel || strcmp(argv[i], "--kernel") == 0;
         initrd = initrd || strcmp(argv[i], "--initrd") == 0;
         verify = verify || strcmp(argv[i], "--verify") == 0;
+        disk = disk || strcmp(argv[i], "--disk") == 0;
         export = export || strcmp(argv[i], "--export") == 0;
         if (strcmp(argv[i], "--cmdline") == 0 && i + 1 < argc)
             cmdline = argv[++i];
@@ -82,7 +83,8 @@ int FAKE_IMPORT_MAIN(int argc, char **argv)
     if (pread(SOURCE, word, sizeof(word) - 1, 0) < 0)
         import_fail("cannot read");
     import_misbehave(word);
-    if (verify) {
+    msg.disk_bytes = 1u << 20;
+    if (verify || disk) {
         if (strncmp(word, "slow", 4) == 0)
             pause();
         import_say(&msg);

@@ -180,8 +180,8 @@ static void set_up(struct fake *fake, struct proto_msg *msg)
     struct stat st;
 
     fake->nominal = msg->setup.memory_bytes;
-    fstat(msg->fds[2], &st); /* the console log: empty at the first start */
-    dprintf(msg->fds[2], "fake console of %s: %s\r\n", msg->setup.name, msg->setup.cmdline);
+    fstat(msg->fds[1], &st); /* the console log: empty at the first start */
+    dprintf(msg->fds[1], "fake console of %s: %s\r\n", msg->setup.name, msg->setup.cmdline);
     if (is(fake, "failed")) {
         send_state(fake, PROTO_GUEST_FAILED, "the kernel is not one");
         exit(1);

@@ -115,14 +115,6 @@ static void make_dir(const struct world *world, const char *name)
     assert_int_equal(mkdir(path, 0700), 0);
 }
 
-static bool exists(const struct world *world, const char *name)
-{
-    char path[256];
-
-    snprintf(path, sizeof(path), "%s/state/%s", world->dir, name);
-    return access(path, F_OK) == 0;
-}
-
 static void test_damaged_entries_are_skipped(void **state)
 {
     struct world *world = *state;

@@ -285,6 +285,15 @@ static inline struct guest *create_guest(struct world *world, const char *tmpl, 
     return guest_find(world->daemon, name);
 }
 
+/* Is there such a file in the state directory? */
+static inline bool exists(const struct world *world, const char *name)
+{
+    char path[256];
+
+    snprintf(path, sizeof(path), "%s/state/%s", world->dir, name);
+    return access(path, F_OK) == 0;
+}
+
 static inline bool none_adopting(void *opaque)
 {
     return !daemon_adopting(opaque);

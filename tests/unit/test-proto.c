@@ -100,12 +100,15 @@ static void test_round_trip(void **state)
     proto_init(&out, PROTO_SETUP);
     strcpy(out.setup.name, "web");
     out.setup.memory_bytes = 1u << 30;
-    for (int i = 0; i < 7; i++)
+    out.setup.n_disks = PROTO_DISKS_MAX;
+    strcpy(out.setup.disks[7].serial, "twenty-characters-xx");
+    for (int i = 0; i < 14; i++)
         out.fds[i] = pair->a;
-    out.n_fds = 7;
+    out.n_fds = 14;
     assert_int_equal(proto_send(pair->a, &out), 0);
     assert_int_equal(proto_recv(pair->b, &in), 0);
-    assert_int_equal(in.n_fds, 7);
+    assert_int_equal(in.n_fds, 14);
+    assert_string_equal(in.setup.disks[7].serial, "twenty-characters-xx");
     assert_string_equal(in.setup.name, "web");
     assert_int_equal(in.setup.memory_bytes, 1u << 30);
     assert_true(fcntl(in.fds[0], F_GETFD) & FD_CLOEXEC);
@@ -191,9 +194,29 @@ static void test_unterminated_texts(void **state)
     assert_int_equal(proto_send(pair->a, &msg), 0);
     expect_refused(pair);
     proto_init(&msg, PROTO_SETUP);
+    msg.setup.n_disks = 1;
     memset(msg.setup.cmdline, 'x', sizeof(msg.setup.cmdline));
     assert_int_equal(proto_send(pair->a, &msg), 0);
     expect_refused(pair);
+    proto_init(&msg, PROTO_SETUP);
+    msg.setup.n_disks = 1;
+    memset(msg.setup.disks[7].serial, 'x', sizeof(msg.setup.disks[7].serial));
+    assert_int_equal(proto_send(pair->a, &msg), 0);
+    expect_refused(pair);
+}
+
+static void test_bad_numbers_of_disks(void **state)
+{
+    static const uint32_t numbers[] = {0, PROTO_DISKS_MAX + 1, UINT32_MAX};
+    struct pair *pair = *state;
+    struct proto_msg msg;
+
+    for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++) {
+        proto_init(&msg, PROTO_SETUP);
+        msg.setup.n_disks = numbers[i];
+        assert_int_equal(proto_send(pair->a, &msg), 0);
+        expect_refused(pair);
+    }
 }
 
 static void test_random_bytes(void **state)
@@ -264,6 +287,7 @@ int main(void)
         CASE(test_lengths),
         CASE(test_fds_where_none_belong),
         CASE(test_unterminated_texts),
+        CASE(test_bad_numbers_of_disks),
         CASE(test_random_bytes),
         CASE(test_end),
         CASE(test_last_words),

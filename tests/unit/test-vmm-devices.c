@@ -154,7 +154,7 @@ static int setup(void **state)
     close(fd);
     assert_int_equal(machine_init(&f->m, &config, text, sizeof(text)), 0);
     assert_int_equal(console_init(&f->console, memfd_create("log", 0)), 0);
-    assert_int_equal(virtio_blk_add(&f->m, disk, "disk"), 0);
+    assert_int_equal(virtio_blk_add(&f->m, disk, "disk", false), 0);
     assert_int_equal(serial_add(&f->m, &f->console, &f->serial), 0);
     assert_int_equal(rtc_add(&f->m), 0);
     assert_int_equal(i8042_add(&f->m), 0);

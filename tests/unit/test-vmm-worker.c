@@ -117,6 +117,7 @@ static void send_setup(struct fixture *f, uint32_t vcpus, uint64_t memory_bytes)
     msg.setup.memory_bytes = memory_bytes;
     msg.setup.vcpus = vcpus;
     msg.setup.engine = PROTO_ENGINE_SOFT;
+    msg.setup.n_disks = 1;
     for (int i = 0; i < 3; i++)
         msg.fds[i] = memfd_create("file", MFD_CLOEXEC);
     msg.n_fds = 3;

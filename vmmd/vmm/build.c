@@ -26,12 +26,13 @@ static void close_fd(int *fd)
 static void close_setup_fds(struct setup_fds *f)
 {
     close_fd(&f->kernel);
-    close_fd(&f->overlay);
     close_fd(&f->log);
     close_fd(&f->initrd);
     close_fd(&f->template_disk);
     close_fd(&f->hashes);
     close_fd(&f->kvm);
+    for (unsigned i = 0; i < PROTO_DISKS_MAX; i++)
+        close_fd(&f->disk[i]);
 }
 
 static const struct engine_ops *find_engine(uint32_t engine)
@@ -88,49 +89,72 @@ static int map_hashes(struct worker *w, const struct setup_fds *f, char *text, s
     return r;
 }
 
-/* The overlay over the raw template, if there is one. */
-static int open_disk(struct worker *w, const struct setup_fds *f, struct cow_disk **ret_disk,
-                     char *text, size_t size)
+static int open_template(struct worker *w, const struct setup_fds *f, struct cow_disk **ret_disk,
+                         char *text, size_t size)
 {
-    struct cow_open_options base = {.fd = f->template_disk,
-                                    .format = COW_FORMAT_RAW,
-                                    .flags = COW_RDONLY,
-                                    .data_fd = -1,
-                                    .hashes = &w->hashes,
-                                    .damaged = worker_on_damaged,
-                                    .opaque = w};
-    struct cow_open_options overlay = {.fd = f->overlay,
-                                       .format = COW_FORMAT_QCOW2,
+    struct cow_open_options options = {.fd = f->template_disk,
+                                       .format = COW_FORMAT_RAW,
+                                       .flags = COW_RDONLY,
                                        .data_fd = -1,
-                                       .backing_identity = &w->hashes.identity};
+                                       .hashes = &w->hashes,
+                                       .damaged = worker_on_damaged,
+                                       .opaque = w};
     struct cow_error error = {{0}};
-    int r = f->template_disk >= 0 ? cow_open(&overlay.backing, &base, &error) : 0;
+    int r = map_hashes(w, f, text, size);
 
-    if (r < 0) {
-        snprintf(text, size, "template: %s", error.text);
-        return r;
-    }
-    r = cow_open(ret_disk, &overlay, &error);
-    if (r < 0) {
-        snprintf(text, size, "overlay: %s", error.text);
-        (void)cow_close(overlay.backing);
+    if (r == 0) {
+        r = cow_open(ret_disk, &options, &error);
+        if (r < 0)
+            snprintf(text, size, "template: %s", error.text);
     }
     return r;
 }
 
-/* The disk comes before the scanner: its thread idles until the guest runs. */
-static int add_disk(struct worker *w, const struct setup_fds *f, char *text, size_t size)
+static enum cow_format disk_format(const struct proto_disk *disk)
 {
-    struct cow_disk *disk;
-    int r = f->template_disk >= 0 ? map_hashes(w, f, text, size) : 0;
+    return disk->format == PROTO_DISK_RAW ? COW_FORMAT_RAW : COW_FORMAT_QCOW2;
+}
 
-    if (r == 0)
-        r = open_disk(w, f, &disk, text, size);
+/* Disk number i; the template's, if there is one, lies under the first. */
+static int open_disk(struct worker *w, const struct proto_setup *setup, const struct setup_fds *f,
+                     unsigned i, struct cow_disk **ret_disk, char *text, size_t size)
+{
+    const struct proto_disk *disk = &setup->disks[i];
+    struct cow_open_options options = {.fd = f->disk[i],
+                                       .format = disk_format(disk),
+                                       .flags = disk->flags & PROTO_DISK_READONLY ? COW_RDONLY : 0,
+                                       .data_fd = -1};
+    struct cow_error error = {{0}};
+    int r = 0;
+
+    if (i == 0 && f->template_disk >= 0) {
+        r = open_template(w, f, &options.backing, text, size);
+        options.backing_identity = &w->hashes.identity;
+    }
     if (r < 0)
         return r;
-    r = virtio_blk_add(&w->machine, disk, "vmmd-disk-0");
+    r = cow_open(ret_disk, &options, &error);
+    if (r < 0) {
+        snprintf(text, size, "%s%s: %s", i == 0 ? "overlay" : "disk ", i == 0 ? "" : disk->serial,
+                 error.text);
+        (void)cow_close(options.backing);
+    }
+    return r;
+}
+
+/* Disks come before the scanner: their threads idle until the guest runs. */
+static int add_disk(struct worker *w, const struct proto_setup *setup, const struct setup_fds *f,
+                    unsigned i, char *text, size_t size)
+{
+    struct cow_disk *disk;
+    int r = open_disk(w, setup, f, i, &disk, text, size);
+
     if (r < 0)
-        snprintf(text, size, "cannot add the disk: %s", strerror(-r));
+        return r;
+    r = virtio_blk_add(&w->machine, disk, setup->disks[i].serial,
+                       setup->disks[i].flags & PROTO_DISK_READONLY);
+    if (r < 0)
+        snprintf(text, size, "cannot add disk %s: %s", setup->disks[i].serial, strerror(-r));
     return r;
 }
 
@@ -138,7 +162,7 @@ static int add_devices(struct worker *w, const struct proto_setup *setup, const 
                        char *text, size_t size)
 {
     struct machine *m = &w->machine;
-    int r = add_disk(w, f, text, size);
+    int r = add_disk(w, setup, f, 0, text, size);
 
     if (r < 0)
         return r;
@@ -158,6 +182,9 @@ static int add_devices(struct worker *w, const struct proto_setup *setup, const 
         r = virtio_balloon_add(m, &w->balloon);
     if (r < 0)
         snprintf(text, size, "cannot add a device: %s", strerror(-r));
+    /* Behind all else: where the other devices are does not depend on how many there are. */
+    for (unsigned i = 1; i < setup->n_disks && r == 0; i++)
+        r = add_disk(w, setup, f, i, text, size);
     return r;
 }
 

@@ -31,8 +31,8 @@ int acpi_pm_add(struct machine *m, struct acpi_pm **ret_pm);
 void acpi_pm_power_button(struct acpi_pm *pm); /* machine lock held */
 
 /* A disk; it becomes the device's, which closes it at the end. `serial` is what the guest sees as
- * its serial number. */
-int virtio_blk_add(struct machine *m, struct cow_disk *disk, const char *serial);
+ * its serial number, 20 characters at most. A disk that was opened for reading is `readonly`. */
+int virtio_blk_add(struct machine *m, struct cow_disk *disk, const char *serial, bool readonly);
 int virtio_rng_add(struct machine *m);
 
 /* Ports: 0 a console (hvc0) if `with_console`, 1 org.qemu.guest_agent.0. */

@@ -34,6 +34,7 @@
 #define FLAG_UNMAP   1u /* of write-zeroes */
 
 #define F_SEG_MAX      (1ull << 2)
+#define F_RO           (1ull << 5)
 #define F_BLK_SIZE     (1ull << 6)
 #define F_FLUSH        (1ull << 9)
 #define F_DISCARD      (1ull << 13)
@@ -472,6 +473,18 @@ static const struct virtio_ops blk_virtio = {
     .reset = wait_idle,
 };
 
+/* One that cannot be written: its writes would fail in any case, but so a guest knows. */
+static const struct virtio_ops blk_virtio_readonly = {
+    .name = "virtio-blk",
+    .id = VIRTIO_ID_BLOCK,
+    .class_code = 0x018000,
+    .n_queues = 1,
+    .features = F_SEG_MAX | F_RO | F_BLK_SIZE | F_FLUSH,
+    .config_bytes = sizeof(struct blk_config),
+    .notify = notify,
+    .reset = wait_idle,
+};
+
 static void blk_reset(void *self)
 {
     virtio_reset(&((struct virtio_blk *)self)->v);
@@ -551,7 +564,7 @@ static int set_up_queue(struct virtio_blk *b)
     return cow_queue_new(&b->queue, b->disk, COW_QUEUE_ANY, b->event_fd);
 }
 
-int virtio_blk_add(struct machine *m, struct cow_disk *disk, const char *serial)
+int virtio_blk_add(struct machine *m, struct cow_disk *disk, const char *serial, bool readonly)
 {
     struct virtio_blk *b = calloc(1, sizeof(*b));
     int r;
@@ -566,7 +579,7 @@ int virtio_blk_add(struct machine *m, struct cow_disk *disk, const char *serial)
     snprintf(b->serial, sizeof(b->serial), "%s", serial);
     pthread_cond_init(&b->calm, NULL);
     fill_config(b);
-    r = virtio_init(&b->v, &blk_virtio, m);
+    r = virtio_init(&b->v, readonly ? &blk_virtio_readonly : &blk_virtio, m);
     if (r == 0)
         r = set_up_queue(b);
     if (r == 0)

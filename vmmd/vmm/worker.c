@@ -206,15 +206,14 @@ static void on_report_time(struct worker *w)
 static int take_setup_fds(struct proto_msg *msg, struct setup_fds *f)
 {
     uint32_t flags = msg->setup.flags;
-    int want = 3 + !!(flags & PROTO_SETUP_INITRD) + 2 * !!(flags & PROTO_SETUP_TEMPLATE) +
-               !!(flags & PROTO_SETUP_KVM);
+    int want = 2 + !!(flags & PROTO_SETUP_INITRD) + 2 * !!(flags & PROTO_SETUP_TEMPLATE) +
+               !!(flags & PROTO_SETUP_KVM) + (int)msg->setup.n_disks;
     int i = 0;
 
-    *f = (struct setup_fds){-1, -1, -1, -1, -1, -1, -1};
+    *f = (struct setup_fds){.initrd = -1, .template_disk = -1, .hashes = -1, .kvm = -1};
     if (msg->n_fds != want)
         return -EPROTO;
     f->kernel = proto_take_fd(msg, i++);
-    f->overlay = proto_take_fd(msg, i++);
     f->log = proto_take_fd(msg, i++);
     if (flags & PROTO_SETUP_INITRD)
         f->initrd = proto_take_fd(msg, i++);
@@ -224,6 +223,8 @@ static int take_setup_fds(struct proto_msg *msg, struct setup_fds *f)
     }
     if (flags & PROTO_SETUP_KVM)
         f->kvm = proto_take_fd(msg, i++);
+    for (uint32_t d = 0; d < PROTO_DISKS_MAX; d++)
+        f->disk[d] = d < msg->setup.n_disks ? proto_take_fd(msg, i++) : -1;
     return 0;
 }
 

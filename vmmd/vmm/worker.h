@@ -19,7 +19,8 @@
 
 /* The fds of a SETUP message, by name; -1 where absent. */
 struct setup_fds {
-    int kernel, overlay, log, initrd, template_disk, hashes, kvm;
+    int kernel, log, initrd, template_disk, hashes, kvm;
+    int disk[PROTO_DISKS_MAX];
 };
 
 struct worker {
