@@ -96,6 +96,9 @@ static int read_content(struct ms_scanner *scanner, struct ms_run *run)
         ms_view_bring(&scanner->view, fd, run->index, run->n) == 0)
         return 0;
     run->content = scanner->batch.content + (size_t)scanner->batch.closed * MS_PAGE_SIZE;
+    scanner->batch.closed += run->n;
+    if (run->source == MS_FROM_SELF)
+        return 0; /* in the freeze: the guest may still write */
     while (have < length) {
         ssize_t n = pread(fd, run->content + have, length - have, offset + (off_t)have);
 
@@ -110,7 +113,6 @@ static int read_content(struct ms_scanner *scanner, struct ms_run *run)
     if (length - have >= MS_PAGE_SIZE)
         return -EIO;
     memset(run->content + have, 0, length - have);
-    scanner->batch.closed += run->n;
     return 0;
 }
 
@@ -142,6 +144,8 @@ static bool is_equal(const struct ms_scanner *scanner, const struct ms_run *run,
         return false;
     if (run->source == MS_FROM_ZERO)
         return ms_is_zero_page(ram);
+    if (run->source == MS_FROM_SELF)
+        return ms_kind_of(ms_where(&scanner->pages, run->page + i)) == MS_OLD;
     return memcmp(ram, content_of(scanner, run, i), MS_PAGE_SIZE) == 0;
 }
 
@@ -198,6 +202,22 @@ static int drop_zeros(struct ms_scanner *scanner, uint64_t page, uint32_t n)
     return r;
 }
 
+/* The bytes stay; only what holds them changes. */
+static int copy_home(struct ms_scanner *scanner, uint64_t page, uint32_t n, uint8_t *content)
+{
+    uint8_t *ram = ms_ram_page(scanner, page);
+    size_t length = (size_t)n * MS_PAGE_SIZE;
+    int r;
+
+    memcpy(content, ram, length);
+    r = ms_map_fresh(scanner, page, n);
+    if (r < 0)
+        put_back(scanner, page, n, content);
+    else
+        memcpy(ram, content, length);
+    return r;
+}
+
 /* The first write to a mapping takes longer than the first write to another of its pages. A page
  * that others have often begins a mapping, one that nobody has seldom does, so that would tell them
  * apart: it is done here. */
@@ -231,12 +251,19 @@ static int map_in(struct ms_scanner *scanner, struct ms_run *run, uint32_t first
 /* Remaps pages [first, first + n) of the run, which are equal. */
 static void swap_in(struct ms_scanner *scanner, struct ms_run *run, uint32_t first, uint32_t n)
 {
-    int r = run->source == MS_FROM_ZERO ? drop_zeros(scanner, run->page + first, n)
-                                        : map_in(scanner, run, first, n);
+    uint64_t page = run->page + first;
+    int r;
 
+    switch (run->source) {
+    case MS_FROM_ZERO: r = drop_zeros(scanner, page, n); break;
+    case MS_FROM_SELF:
+        r = copy_home(scanner, page, n, run->content + (size_t)first * MS_PAGE_SIZE);
+        break;
+    default: r = map_in(scanner, run, first, n);
+    }
     if (r < 0)
         return;
-    ms_pages_set(&scanner->pages, run->page + first, n, kind_from(run->source), run->index + first);
+    ms_pages_set(&scanner->pages, page, n, kind_from(run->source), run->index + first);
     for (uint32_t i = first; i < first + n; i++)
         run->done |= (uint64_t)1 << i;
 }
@@ -342,7 +369,8 @@ static void settle_run(struct ms_scanner *scanner, const struct ms_run *run)
         if (run->source == MS_FROM_POOL)
             ms_link_drop(&scanner->link, run->index + i);
     }
-    atomic_fetch_add(&scanner->merges, (uint64_t)__builtin_popcountll(run->done));
+    if (run->source != MS_FROM_SELF)
+        atomic_fetch_add(&scanner->merges, (uint64_t)__builtin_popcountll(run->done));
 }
 
 /* No mapping is left for it; that will not change soon. */

@@ -79,6 +79,7 @@ static void take_answer(struct ms_scanner *scanner, uint64_t page, uint32_t slot
         pages->state[page] |= MS_HINTED;
     else
         ms_pages_clear(pages, page, MS_DONE); /* another time */
+    scanner->pass_full |= slot == MS_SLOT_FULL;
     ms_pages_back_off(pages, page, slot == MS_SLOT_FULL ? MS_BACKOFF_MAX : MS_BACKOFF_IDLE);
 }
 

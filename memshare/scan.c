@@ -401,6 +401,7 @@ void ms_scan_pass(struct ms_scanner *scanner)
         note_look(scanner);
     scanner->pass_merged = 0;
     scanner->pass_fresh = 0;
+    scanner->pass_full = false;
     scanner->pass_resident = 0;
     note_all_gone(scanner);
     for (uint64_t first = 0; first < scanner->n_pages; first += MS_WINDOW) {
@@ -416,5 +417,6 @@ void ms_scan_pass(struct ms_scanner *scanner)
     ms_merge_flush(scanner);
     note_all_gone(scanner);
     ms_repack(scanner);
+    ms_leave_old(scanner);
     (void)ms_link_flush(&scanner->link);
 }

@@ -36,13 +36,19 @@
 #define MS_MAX_TOKENS       8u /* sockets of earlier connections kept open */
 
 /* What a run is to become. */
-enum ms_source { MS_FROM_ZERO, MS_FROM_LINEAGE, MS_FROM_TEMPLATE, MS_FROM_POOL };
+enum ms_source {
+    MS_FROM_ZERO,
+    MS_FROM_LINEAGE,
+    MS_FROM_TEMPLATE,
+    MS_FROM_POOL,
+    MS_FROM_SELF, /* the same bytes in memory of its own: it leaves an old pool */
+};
 
 struct ms_run {
     enum ms_source source;
     uint32_t n;
     uint64_t page;
-    uint32_t index;   /* page of the memory image, template block or slot of its first page */
+    uint32_t index;   /* page of the memory image, template block, slot or page of its first page */
     uint8_t *content; /* [n] pages in the batch's buffer; NULL: slots of the pool, see view.h */
     uint64_t done;    /* bit i: page + i was remapped */
     bool again;       /* the pages are of the pool already; they get other slots */
@@ -98,6 +104,8 @@ struct ms_scanner {
     uint64_t pass_resident, pass_merged, pass_fresh;
     bool known; /* a pass has been over everything since the start */
     bool pass_splits;
+    bool pass_full;      /* the pool had no room for a page of it */
+    uint64_t leave_at;   /* the page where the next look for pages of old pools begins */
     uint64_t repack_at;  /* the page where the next look for short runs begins */
     uint64_t splits_own; /* memory of our own plus what was merged, when splits were looked for */
     uint64_t splits_ns, splits_cost_ns; /* when that was, and what it cost */
@@ -138,6 +146,10 @@ void ms_merge_flush(struct ms_scanner *scanner);
 /* Maps pages of the pool from the slots `slot`.. in place of those they are mapped from now, at
  * most MS_RUN_MAX. Returns which were, bit by bit; references are the caller's to give back. */
 uint64_t ms_merge_again(struct ms_scanner *scanner, uint64_t page, uint32_t n, uint32_t slot);
+
+/* leave.c: when the pool we are connected to has got all it takes of the pages of earlier ones, the
+ * rest become memory of our own. */
+void ms_leave_old(struct ms_scanner *scanner);
 
 /* repack.c: gets longer runs for some pages whose mappings are short, if mappings are scarce. */
 void ms_repack(struct ms_scanner *scanner);

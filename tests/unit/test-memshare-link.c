@@ -465,16 +465,6 @@ static uint64_t rig_client_slots(struct rig *rig, int i)
     return total;
 }
 
-static bool rig_greeted(struct rig *rig, int i)
-{
-    bool hello;
-
-    pthread_mutex_lock(&rig->lock);
-    hello = rig->client[i]->hello;
-    pthread_mutex_unlock(&rig->lock);
-    return hello;
-}
-
 /* The link broke, the daemon did not: it must not think that nothing of its pool is mapped. */
 static void test_a_broken_link_keeps_its_references(void **state)
 {

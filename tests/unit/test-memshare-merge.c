@@ -329,6 +329,35 @@ static void test_pool_of_a_new_daemon(void **state)
     end_two(&next, guest);
 }
 
+/* Nothing of an old pool stays mapped, or its memory would never return: neither what nobody else
+ * has any more, nor what was written to since. */
+static void test_pages_leave_an_old_pool(void **state)
+{
+    const uint64_t n = 1024;
+    struct rig rig, next;
+    struct guest guest[2];
+
+    start_two(&rig, guest, n, state);
+    for (int i = 0; i < 2; i++)
+        WAIT_FOR(guest_ledger(&guest[i]).pool == n / 2 * PAGE);
+    rig_die(&rig);
+    guest_write(&guest[0], 7, 900000);
+    guest_end(&guest[1]);
+
+    rig_start(&next);
+    guest_connect(&guest[0], &next, 0, 0);
+    WAIT_FOR(rig_greeted(&next, 0));
+    WAIT_FOR(guest[0].scanner->pages.n_old == 0 && guest_ledger(&guest[0]).settled);
+    assert_int_equal(rig_stats(&next).slots, 0);
+    assert_int_equal(smaps_of(guest[0].ram, n * PAGE).files, 0);
+    check_against_smaps(&next, &guest[0], 0);
+    check(&guest[0], 0, 7, 1);
+    check(&guest[0], 7, 1, 900000);
+    check(&guest[0], 8, n / 2 - 8, 9);
+    guest_end(&guest[0]);
+    rig_end(&next);
+}
+
 static void test_old_pool_keeps_what_is_mapped(void **state)
 {
     const uint64_t n = 1024;
@@ -452,21 +481,14 @@ static void test_wrong_configuration(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        EACH(test_zero_pages_are_dropped),
-        EACH(test_template_pages),
-        EACH(test_template_hints),
-        EACH(test_pool_pages),
-        EACH(test_splits_return_slots),
-        EACH(test_equal_pages_of_one_guest),
-        EACH(test_template_counts),
-        EACH(test_discard_shows_nothing),
-        EACH(test_mappings_are_a_budget),
-        EACH(test_pool_of_a_new_daemon),
-        EACH(test_old_pool_keeps_what_is_mapped),
-        EACH(test_detached_while_alive),
-        EACH(test_busy_devices_only_delay),
-        EACH(test_budget_zero_stands_still),
-        cmocka_unit_test(test_wrong_configuration),
+        EACH(test_zero_pages_are_dropped),   EACH(test_template_pages),
+        EACH(test_template_hints),           EACH(test_pool_pages),
+        EACH(test_splits_return_slots),      EACH(test_equal_pages_of_one_guest),
+        EACH(test_template_counts),          EACH(test_discard_shows_nothing),
+        EACH(test_mappings_are_a_budget),    EACH(test_pool_of_a_new_daemon),
+        EACH(test_pages_leave_an_old_pool),  EACH(test_old_pool_keeps_what_is_mapped),
+        EACH(test_detached_while_alive),     EACH(test_busy_devices_only_delay),
+        EACH(test_budget_zero_stands_still), cmocka_unit_test(test_wrong_configuration),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -120,6 +120,16 @@ static inline uint64_t rig_saved(struct rig *rig, int i)
     return saved;
 }
 
+static inline bool rig_greeted(struct rig *rig, int i)
+{
+    bool hello;
+
+    pthread_mutex_lock(&rig->lock);
+    hello = rig->client[i]->hello;
+    pthread_mutex_unlock(&rig->lock);
+    return hello;
+}
+
 /* Memory the store really takes. */
 static inline uint64_t rig_store_bytes(struct rig *rig)
 {
@@ -326,6 +336,7 @@ static inline int guest_discard(struct guest *guest, uint64_t page, uint64_t n)
 
 struct smaps {
     uint64_t rss, pss, mappings;
+    uint64_t files; /* mappings of one */
 };
 
 /* The kernel's own account of an address range. */
@@ -339,11 +350,12 @@ static inline struct smaps smaps_of(const void *start, uint64_t bytes)
 
     assert_non_null(file);
     while (fgets(line, sizeof(line), file)) {
-        unsigned long low, high, kib;
+        unsigned long low, high, inode, kib;
 
-        if (sscanf(line, "%lx-%lx ", &low, &high) == 2) {
+        if (sscanf(line, "%lx-%lx %*s %*s %*s %lu", &low, &high, &inode) == 3) {
             inside = low >= from && high <= to;
             sum.mappings += inside;
+            sum.files += inside && inode;
         } else if (inside && sscanf(line, "Rss: %lu kB", &kib) == 1) {
             sum.rss += kib * 1024;
         } else if (inside && sscanf(line, "Pss: %lu kB", &kib) == 1) {
