@@ -115,7 +115,8 @@ void ms_scanner_run(struct ms_scanner *scanner);
 void ms_scanner_stop(struct ms_scanner *scanner); /* any thread */
 
 /* Connects to a pool: `sock` and `pool_fd` (read-only) become the scanner's. Replaces an earlier
- * connection (vmmd was restarted): pages of the old store stay valid and migrate to the new one.
+ * connection (vmmd was restarted): pages of the old store stay valid and move to
+ * the new one, or, if nobody else has them, to memory of their own.
  * With sock -1 the scanner merges zero and template pages only. Any thread. */
 int ms_scanner_connect(struct ms_scanner *scanner, int sock, int pool_fd);
 

@@ -28,6 +28,7 @@
 
 #include "memshare/memshare.h"
 #include "memshare/ms-hash.h"
+#include "memshare/pool.h"
 #include "memshare/scanner.h"
 
 #define RIG_CLIENTS  8
