@@ -10,8 +10,8 @@
  * Threads: create, destroy, map_ram and vcpu_create by the thread that sets the machine up.
  * vcpu_run by the vCPU's own thread. vcpu_kick, irq_line, msi, irqfd, ram_written by any thread;
  * irq_line, msi and irqfd with the machine lock held (machine.h), never from a signal handler.
- * vcpu_get_state, vcpu_set_state, get_irqchip, set_irqchip and clock_shift while no vCPU runs
- * (gate.h).
+ * vcpu_get_state, vcpu_set_state, get_irqchip, set_irqchip, clock_stop and clock_shift while no
+ * vCPU runs (gate.h), the last two with the machine lock held: no interrupt comes meanwhile.
  *
  * Addresses are GPA (guest physical) and HVA (host virtual), in bytes. Times are ns of
  * CLOCK_MONOTONIC. Functions return 0 or -errno.
@@ -108,7 +108,10 @@ struct engine_ops {
     int (*get_irqchip)(struct engine *engine, struct state *state);
     int (*set_irqchip)(struct engine *engine, struct state *state);
 
-    /* Guest time stands still for `ns`: it was paused that long. */
+    /* A pause begins: timers stand still until clock_shift(), and are saved and loaded as they
+     * stand. Optional. */
+    void (*clock_stop)(struct engine *engine);
+    /* Guest time stands still for `ns`: it was paused that long, and goes on now. */
     void (*clock_shift)(struct engine *engine, uint64_t ns);
     uint64_t (*tsc_khz)(struct engine *engine);
 

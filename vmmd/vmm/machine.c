@@ -243,17 +243,23 @@ void machine_pause(struct machine *m)
     gate_close(&m->gate, kick_all, m);
     doorbells_hold(&m->doorbells);
     m->paused = true;
+    pthread_mutex_lock(&m->lock);
     m->paused_at = monotonic_ns();
+    if (m->ops->clock_stop)
+        m->ops->clock_stop(m->engine);
+    pthread_mutex_unlock(&m->lock);
 }
 
 void machine_resume(struct machine *m)
 {
     if (!m->paused)
         return;
+    pthread_mutex_lock(&m->lock);
     uint64_t pause = monotonic_ns() - m->paused_at;
     m->paused = false;
     m->clock_behind += pause;
     m->ops->clock_shift(m->engine, pause);
+    pthread_mutex_unlock(&m->lock);
     doorbells_release(&m->doorbells);
     gate_open(&m->gate);
     kick_all(m); /* a halted vCPU looks at its timers again */

@@ -3,7 +3,7 @@
  * kvm: what the files of the KVM engine share. vm.c creates the machine and its memory slots,
  * vcpu.c runs and wakes vCPUs, exits.c handles what they leave for, routes.c brings interrupts in
  * and queue kicks out, cpuid.c says what CPU the guest sees, state-vcpu.c and state-vm.c save and
- * load.
+ * load, timers.c keeps what counts still in a pause.
  *
  * /dev/kvm is used while the engine is created and not kept. `lock` guards slots, routes and the
  * error text; it is a leaf and never held across KVM_RUN or a call of the host.
@@ -45,7 +45,8 @@ struct vcpu {
     unsigned index;
     int fd;
     struct kvm_run *run;
-    atomic_int tid; /* of the thread in vcpu_run; 0: none */
+    atomic_int tid;       /* of the thread in vcpu_run; 0: none */
+    uint32_t lapic_count; /* what its APIC's timer has left to count while stopped; 0: nothing */
 };
 
 struct engine {
@@ -60,6 +61,8 @@ struct engine {
     unsigned n_msrs;
     bool tsc_offsets; /* KVM_VCPU_TSC_OFFSET is there */
     bool sregs2;
+    bool stopped, pit_stopped; /* timers.c */
+    struct kvm_pit_state2 pit; /* while pit_stopped: what the guest has */
     uint64_t tsc_at; /* host's TSC at which all vCPUs' are saved or loaded: see state-vcpu.c */
     pthread_mutex_t lock;
     struct kvm_slot slots[KVM_MAX_SLOTS];
@@ -113,6 +116,15 @@ int kvm_state_init(struct engine *e, int kvm_fd); /* asks what there is to save 
 int kvm_vcpu_get_state(struct vcpu *v, struct state *s);
 int kvm_vcpu_set_state(struct vcpu *v, struct state *s);
 void kvm_shift_tsc(struct vcpu *v, uint64_t ticks); /* it was stopped so long */
+
+/* timers.c: see there */
+void kvm_timers_stop(struct engine *e);
+void kvm_timers_start(struct engine *e);
+int kvm_timers_get_pit(struct engine *e, struct kvm_pit_state2 *ret);
+int kvm_timers_set_pit(struct engine *e, const struct kvm_pit_state2 *pit);
+/* To a state that is saved in a pause; of one that is loaded in one. */
+void kvm_timers_saved_lapic(const struct vcpu *v, struct kvm_lapic_state *lapic);
+void kvm_timers_loaded_lapic(struct vcpu *v, const struct kvm_lapic_state *lapic);
 
 /* state-vm.c */
 int kvm_get_irqchip(struct engine *e, struct state *s);

@@ -204,6 +204,7 @@ static int get_all(struct vcpu *v, struct vcpu_state *st)
         r = kvm_ioctl(v->fd, KVM_GET_MP_STATE, &st->mp); /* first: it takes pending INITs in */
     if (r == 0)
         r = kvm_ioctl(v->fd, KVM_GET_LAPIC, &st->lapic);
+    kvm_timers_saved_lapic(v, &st->lapic);
     if (r == 0)
         r = kvm_ioctl(v->fd, KVM_GET_VCPU_EVENTS, &st->events);
     if (r == 0)
@@ -355,6 +356,7 @@ static int set_all(struct vcpu *v, struct vcpu_state *st)
         r = kvm_ioctl(v->fd, KVM_SET_MP_STATE, &st->mp);
     if (r == 0)
         r = kvm_ioctl(v->fd, KVM_SET_LAPIC, &st->lapic);
+    kvm_timers_loaded_lapic(v, &st->lapic);
     if (r == 0 && st->deadline)
         r = set_msr(v, MSR_TSC_DEADLINE, st->deadline);
     if (r == 0)

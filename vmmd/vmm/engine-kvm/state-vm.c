@@ -2,9 +2,6 @@
 /*
  * state-vm: what belongs to the whole machine: the two 8259s, the IOAPIC, the PIT and kvmclock; and
  * guest time, which stands still while the guest is paused.
- *
- * The counts of a LAPIC timer that is not in deadline mode, and of the PIT, go on in a pause: such
- * a timer may fire once, early, when the guest goes on.
  */
 #include "vmmd/vmm/engine-kvm/kvm.h"
 
@@ -30,7 +27,7 @@ int kvm_get_irqchip(struct engine *e, struct state *s)
     for (unsigned i = 0; r == 0 && i < CHIPS; i++)
         r = kvm_ioctl(e->vm_fd, KVM_GET_IRQCHIP, &chips[i]);
     if (r == 0)
-        r = kvm_ioctl(e->vm_fd, KVM_GET_PIT2, &pit);
+        r = kvm_timers_get_pit(e, &pit);
     if (r == 0)
         r = kvm_ioctl(e->vm_fd, KVM_GET_CLOCK, &clock);
     if (r < 0)
@@ -66,7 +63,7 @@ int kvm_set_irqchip(struct engine *e, struct state *s)
     for (unsigned i = 0; r == 0 && i < CHIPS; i++)
         r = kvm_ioctl(e->vm_fd, KVM_SET_IRQCHIP, &chips[i]);
     if (r == 0)
-        r = kvm_ioctl(e->vm_fd, KVM_SET_PIT2, &pit);
+        r = kvm_timers_set_pit(e, &pit);
     return r < 0 ? r : kvm_ioctl(e->vm_fd, KVM_SET_CLOCK, &clock);
 }
 
@@ -75,6 +72,7 @@ void kvm_clock_shift(struct engine *e, uint64_t ns)
     struct kvm_clock_data now = {0}, then = {0};
     uint64_t ticks = (uint64_t)((unsigned __int128)ns * kvm_tsc_khz(e) / 1000000);
 
+    kvm_timers_start(e);
     for (unsigned i = 0; i < e->n_vcpus; i++)
         if (e->vcpus[i])
             kvm_shift_tsc(e->vcpus[i], ticks);

@@ -330,6 +330,7 @@ const struct engine_ops *engine_kvm(void)
         .msi = kvm_msi,
         .get_irqchip = kvm_get_irqchip,
         .set_irqchip = kvm_set_irqchip,
+        .clock_stop = kvm_timers_stop,
         .clock_shift = kvm_clock_shift,
         .tsc_khz = kvm_tsc_khz,
         .irqfd = kvm_irqfd,
