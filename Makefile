@@ -177,7 +177,7 @@ $(NBDKIT_PLUGIN): tests/nbdkit/plugin.c $(LIBCOWDISK)
 	@echo "  LINK    $@"
 	@$(CC) $(CPPFLAGS) $(CFLAGS) -fPIC -shared $(LDFLAGS) -o $@ $^ $(COWDISK_LIBS)
 
-.PHONY: test-programs unit check check-lab check-asan check-integration soak demo bench fuzz fuzz-cowdisk format format-check deps help clean install
+.PHONY: test-programs unit check check-lab check-asan check-integration soak demo bench bench-engines bench-lab fuzz fuzz-cowdisk format format-check deps help clean install
 test-programs: $(UNIT_TESTS) $(FAKES) $(GUESTS) $(BUILD)/guest-run $(NBDKIT_PLUGIN)
 
 unit: $(UNIT_TESTS) $(FAKES)
@@ -246,6 +246,19 @@ bench: all $(BUILD)/guest-run $(BUILD)/bench-cowdisk $(BUILD)/bench-memshare
 	@BUILD=$(BUILD) tests/bench/bench-guests.sh --markdown >$(BUILD)/bench/guests.md || [ $$? = 77 ]
 	@tee -a $(BUILD)/bench/memshare.md <$(BUILD)/bench/guests.md
 
+# Single operations on each engine and natively; bench-lab: on KVM in the lab, and a boot beside nested QEMU.
+bench-engines: all $(BUILD)/guest-run $(BUILD)/guests/nano $(BUILD)/nano-native
+	@tests/deps.sh bench
+	@tests/rootfs.sh $(BUILD)/cache/bookworm
+	@mkdir -p $(BUILD)/bench
+	@BUILD=$(BUILD) tests/bench/bench-engines.sh $(BUILD)/cache/bookworm/vmlinuz $(BENCH_OPTIONS) | tee $(BUILD)/bench/engines.md
+
+bench-lab: all $(BUILD)/guest-run $(BUILD)/guests/nano $(BUILD)/nano-native $(BUILD)/tests/test-vmm-kvm $(BUILD)/guests/checksum $(BUILD)/guests/fidelity
+	@tests/deps.sh bench lab
+	@tests/lab/kernel.sh $(BUILD)/cache/lab-bookworm bookworm linux-image-cloud-amd64
+	@mkdir -p $(BUILD)/bench
+	@BUILD=$(BUILD) tests/bench/bench-engines.sh $(BUILD)/cache/lab-bookworm $(BENCH_OPTIONS) | tee $(BUILD)/bench/engines-lab.md
+
 # Either FUZZ_SECONDS for each target or 100,000 mutants.
 FUZZ := $(if $(FUZZ_SECONDS),-max_total_time=$(FUZZ_SECONDS),-runs=100000) -print_final_stats=1
 define fuzz
@@ -306,6 +319,7 @@ help:
 	@echo "make check-lab    the KVM engine in an emulated machine that has SVM, with two kernels (13 minutes)"
 	@echo "make check-asan   unit tests under ASAN and UBSAN"
 	@echo "make bench        the benchmarks; figures are printed, nothing is asserted"
+	@echo "make bench-engines  single operations on each engine and natively; make bench-lab: on KVM in the lab"
 	@echo "make fuzz         feed the image reader and the page pool with 100,000 mutants, or for FUZZ_SECONDS each"
 	@echo "make format       format the code; make install [PREFIX=$(PREFIX)] [DESTDIR=]"
 

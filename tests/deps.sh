@@ -9,7 +9,7 @@ build="gcc make pkg-config binutils acpica-tools libevent-dev libxxhash-dev libd
 demo="dbus e2fsprogs fdisk mmdebstrap python3 procps"
 tests="$demo clang-format libcmocka-dev qemu-utils libglib2.0-bin dbus-bin systemd jq bsdutils mount man-db
  nbdkit nbdkit-plugin-dev libnbd-bin python3-libnbd"
-bench="$tests qemu-system-x86"
+bench="$tests qemu-system-x86 cpio"
 lab="qemu-system-x86 busybox-static kmod cpio xz-utils dbus libcmocka-dev"
 fuzz="clang libclang-rt-14-dev"
 

@@ -7,7 +7,7 @@
  *
  * Makes an overlay and hashes over the raw disk in a temporary directory, starts vmmd-guest from
  * its own directory, prints the console, and ends at the login prompt (-q) or when the guest ends.
- * -k: on the KVM engine.
+ * -k: on the KVM engine, in vmmd-guest-kvm.
  * Prints on stderr: wall seconds and user and system CPU seconds of the guest process until then.
  * Exit status 0 if the login prompt was seen or the guest powered off.
  */
@@ -68,13 +68,13 @@ static void start(struct run *r)
 {
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
     char program[512];
-    ssize_t n = readlink("/proc/self/exe", program, sizeof(program) - 16);
+    ssize_t n = readlink("/proc/self/exe", program, sizeof(program) - 20);
     int listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 
     if (n < 0 || listener < 0)
         die("start");
     program[n] = '\0';
-    strcpy(strrchr(program, '/'), "/vmmd-guest");
+    strcpy(strrchr(program, '/'), r->kvm ? "/vmmd-guest-kvm" : "/vmmd-guest");
     snprintf(addr.sun_path, sizeof(addr.sun_path), "%s/sock", r->dir);
     if (bind(listener, (struct sockaddr *)&addr, sizeof(addr)) < 0 || listen(listener, 4) < 0)
         die("bind");

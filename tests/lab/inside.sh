@@ -265,6 +265,36 @@ fidelity()
     vmctl delete fidelity
 }
 
+# boot_in_qemu: until the login prompt of the guest, its CPU seconds.
+boot_in_qemu()
+{
+    rm -f serial
+    mkfifo serial
+    mkdir -p /var/tmp
+    qemu-system-x86_64 -L /lab/roms -accel kvm -cpu host -m 128 -nodefaults -display none -serial stdio -no-reboot \
+        -device virtio-rng-pci -drive file=/lab/disk.raw,format=raw,if=virtio,snapshot=on \
+        -kernel /lab/vmlinuz -initrd /lab/guest.cpio -append "console=ttyS0 quiet panic=1 mitigations=off" >serial 2>qemu.log </dev/null &
+    qemu=$!
+    timeout 100 awk '/lab login$/ { seen = 1; exit } END { exit !seen }' RS=: serial || fail "QEMU's guest does not get to its login prompt: $(cat qemu.log)"
+    awk '{ printf "bench: qemu boot %.2f\n", ($14 + $15) / 100 }' "/proc/$qemu/stat"
+    kill -9 $qemu
+    wait $qemu 2>/dev/null || true
+}
+
+# For tests/bench/bench-engines.py: not a check. "bench: WHO WHAT FIGURE", some rounds of each in turn.
+bench()
+{
+    for round in ${BENCH_ROUNDS:-1 2 3}; do
+        nano-native | sed -n 's/^nano: \(.* .*\)/bench: native \1/p'
+        guest-run -k -b 0 -m 64 /lab/nano - - console=ttyS0 2>&1 </dev/null | tr -d '\r' | sed -n 's/^nano: \(.* .*\)/bench: kvm \1/p'
+        guest-run -k -b 0 -m 128 /lab/vmlinuz /lab/forkwait.cpio - "console=ttyS0 quiet mitigations=off" 2>&1 </dev/null | tr -d '\r' |
+            sed -n 's/^nano: \(.* .*\)/bench: kvm \1/p'
+        guest-run -k -q -b 0 -m 128 /lab/vmlinuz /lab/guest.cpio /lab/disk.raw "console=ttyS0 quiet panic=1 mitigations=off" 2>&1 >/dev/null </dev/null |
+            awk '$1 == "wall" { printf "bench: kvm boot %.2f\n", $4 + $6 }'
+        boot_in_qemu
+    done
+}
+
 [ -c /dev/kvm ] || fail "no /dev/kvm"
 start_vmmd
 for scenario in ${LAB_ONLY:-engine_alone fidelity debian boots pausing ends merged stress}; do

@@ -80,6 +80,17 @@ programs "$machine" "$BUILD/vmmd" "$BUILD/vmmd-guest-kvm" "$BUILD/vmmd-import" "
     "$(command -v dbus-daemon)"
 cp "$root/tests/lab/inside.sh" "$BUILD/guests/checksum" "$BUILD/guests/fidelity" "$machine/lab/"
 cp "$kernel/vmlinuz" "$work/guest.cpio" "$machine/lab/"
+# What the scenario bench compares: QEMU with the parts of its firmware that booting a kernel takes.
+case ",${LAB_ONLY:-}," in
+*,bench,*)
+    programs "$machine" "$BUILD/guest-run" "$(command -v qemu-system-x86_64)"
+    cp "$BUILD/guests/nano" "$BUILD/nano-native" "$machine/lab/"
+    mkdir "$machine/lab/roms" "$work/forkwait" "$work/forkwait/dev"
+    cp -L /usr/share/seabios/bios-256k.bin /usr/share/qemu/linuxboot_dma.bin /usr/share/qemu/kvmvapic.bin "$machine/lab/roms/"
+    cp "$BUILD/nano-native" "$work/forkwait/init"
+    archive "$work/forkwait" "$machine/lab/forkwait.cpio"
+    ;;
+esac
 head -c 8M /dev/urandom >"$machine/lab/disk.raw"
 echo "root:x:0:0:root:/:/bin/sh" >"$machine/etc/passwd"
 cat >"$machine/init" <<'END'
