@@ -9,8 +9,8 @@
 #include "cowdisk/cowdisk.h"
 #include "vmmd/daemon.h"
 
-#define IMPORT_CHILD_OPTIONS_MAX 8
-#define IMPORT_CHILD_FDS_MAX     12
+#define IMPORT_CHILD_OPTIONS_MAX 12
+#define IMPORT_CHILD_FDS_MAX     (7 + COW_IMPORT_MAX_BELOW)
 
 struct import_child;
 

@@ -15,11 +15,11 @@
 #include "vmmd/child.h"
 #include "vmmd/fileio.h"
 #include "vmmd/guest.h"
+#include "vmmd/import-child.h"
 #include "vmmd/template.h"
 #include "vmmd/text.h"
 
 #include <errno.h>
-#include <event2/event.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/fs.h>
@@ -27,13 +27,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define PROGRAM           "vmmd-import"
-#define COPY_CHUNK        (1024 * 1024)
-#define MESSAGES_PER_TURN 16
+#define COPY_CHUNK (1024 * 1024)
 
 enum import_file { FILE_DISK, FILE_HASHES, FILE_KERNEL, FILE_INITRD, N_FILES };
 enum import_stage { STAGE_COPY, STAGE_IMPORT, STAGE_SEAL };
@@ -52,21 +49,20 @@ struct import {
     int source, kernel, initrd, passphrase; /* the caller's, duplicated */
     int below[COW_IMPORT_MAX_BELOW], below_hashes;
     unsigned n_below;
-    char n_below_text[16];
+    char below_option[24];
     bool remove_identity;
     char guest[NAME_LENGTH_MAX + 1]; /* whose disk is read, and kept still meanwhile; or "" */
     char *cmdline, *snapshot;
     enum import_stage stage;
-    struct child *child;
-    int status; /* socket from vmmd-import */
-    struct event *status_event;
-    bool done;      /* COW_IMPORT_DONE came; info holds */
-    bool cancelled; /* or failed: `error` says why, the child is being killed */
+    struct child *child;           /* of the stages copy and seal */
+    struct import_child *importer; /* of the stage between */
+    bool cancelled;                /* `error` says so, the child is being killed */
     char error[PROBLEM_TEXT_MAX];
     struct template_info info;
 };
 
 static void on_child_exited(void *opaque, const siginfo_t *info);
+static void next_stage(struct import *import);
 
 /* ---- work done in children ---- */
 
@@ -143,9 +139,6 @@ static void import_free(struct import *import)
 {
     LIST_REMOVE(import, link);
     let_go(import);
-    if (import->status_event)
-        event_free(import->status_event);
-    close_fd(&import->status);
     for (int i = 0; i < N_FILES; i++)
         close_fd(&import->files[i]);
     close_fd(&import->source);
@@ -159,6 +152,7 @@ static void import_free(struct import *import)
     if (import->temp[0])
         dir_remove(import->daemon->templates_fd, import->temp);
     child_free(import->child);
+    import_child_free(import->importer);
     free(import->cmdline);
     free(import->snapshot);
     free(import);
@@ -196,7 +190,10 @@ static void on_cancel(void *opaque)
     import->cancelled = true;
     snprintf(import->error, sizeof(import->error), "cancelled");
     import->job->cancel = NULL;
-    child_kill(import->child); /* the rest happens when it is gone */
+    if (import->importer) /* the rest happens when it is gone */
+        import_child_cancel(import->importer);
+    else
+        child_kill(import->child);
 }
 
 static void publish(struct import *import)
@@ -275,145 +272,93 @@ static int start_seal(struct import *import, struct problem *problem)
     return start_child(import, &spec, problem);
 }
 
-static void take_done(struct import *import, const struct cow_import_msg *msg)
+/* What was found. -ENOENT: there is nothing to boot. */
+static int take_done(struct import *import, const struct cow_import_msg *msg)
 {
-    import->done = true;
+    if (!msg->has_kernel) {
+        snprintf(import->error, sizeof(import->error),
+                 "template %s: no kernel was found in the image and none was given", import->name);
+        return -ENOENT;
+    }
     import->info.has_initrd = msg->has_initrd;
     text_copy(import->info.os_name, sizeof(import->info.os_name), msg->os_name);
     text_copy(import->info.kernel_name, sizeof(import->info.kernel_name), msg->kernel_name);
     text_copy(import->info.cmdline, sizeof(import->info.cmdline), msg->cmdline);
-    if (!msg->has_kernel) {
-        import->done = false;
-        snprintf(import->error, sizeof(import->error),
-                 "template %s: no kernel was found in the image and none was given", import->name);
-    }
+    return 0;
 }
 
-static bool is_terminated(const char *text, size_t size)
+static void on_progress(void *opaque, double fraction)
 {
-    return memchr(text, '\0', size) != NULL;
+    job_set_progress(((struct import *)opaque)->job, fraction);
 }
 
-static void handle(struct import *import, const struct cow_import_msg *msg)
+static void on_imported(void *opaque, int result, const struct cow_import_msg *msg, const char *why)
 {
-    bool texts_ok = is_terminated(msg->os_name, sizeof(msg->os_name)) &&
-                    is_terminated(msg->kernel_name, sizeof(msg->kernel_name)) &&
-                    is_terminated(msg->cmdline, sizeof(msg->cmdline)) &&
-                    is_terminated(msg->error, sizeof(msg->error));
+    struct import *import = opaque;
 
-    if (texts_ok && msg->type == COW_IMPORT_PROGRESS) {
-        if (msg->total > 0)
-            job_set_progress(import->job, (double)msg->done / (double)msg->total);
-    } else if (texts_ok && msg->type == COW_IMPORT_DONE) {
-        take_done(import, msg);
-    } else if (texts_ok && msg->type == COW_IMPORT_FAILED) {
-        char text[sizeof(msg->error)];
-
-        text_copy(text, sizeof(text), msg->error);
-        snprintf(import->error, sizeof(import->error), "template %s: %.400s", import->name, text);
-    } else {
-        snprintf(import->error, sizeof(import->error), "template %s: " PROGRAM " sent nonsense",
-                 import->name);
-        child_kill(import->child);
-    }
+    if (result == 0)
+        result = take_done(import, msg);
+    else if (!import->error[0])
+        snprintf(import->error, sizeof(import->error), "template %s: %.400s", import->name, why);
+    import_child_free(import->importer);
+    import->importer = NULL;
+    if (result == 0 && !import->cancelled)
+        next_stage(import);
+    else
+        fail(import);
 }
 
-/* Reads what vmmd-import says, at most `limit` messages. */
-static void receive(struct import *import, unsigned limit)
+static void make_options(struct import *import, const char **options)
 {
-    struct cow_import_msg msg;
+    int n = 0;
 
-    for (unsigned i = 0; i < limit && import->status_event; i++) {
-        ssize_t n = recv(import->status, &msg, sizeof(msg), MSG_DONTWAIT | MSG_TRUNC);
-
-        if (n < 0 && (errno == EAGAIN || errno == EINTR))
-            return;
-        if (n <= 0) { /* it closed its end; its exit follows */
-            event_free(import->status_event);
-            import->status_event = NULL;
-            return;
-        }
-        if (n != sizeof(msg))
-            msg.type = 0; /* nonsense */
-        if (!import->done && !import->error[0])
-            handle(import, &msg);
-    }
-}
-
-static void on_status(evutil_socket_t fd, short what, void *opaque)
-{
-    (void)fd;
-    (void)what;
-    receive(opaque, MESSAGES_PER_TURN);
-}
-
-static int make_arguments(struct import *import, char *path, char **argv, struct problem *problem)
-{
-    int n = 0, r = child_find_program(PROGRAM, path, PATH_MAX, problem);
-
-    argv[n++] = path;
     if (import->kernel >= 0)
-        argv[n++] = "--kernel";
+        options[n++] = "--kernel";
     if (import->initrd >= 0)
-        argv[n++] = "--initrd";
+        options[n++] = "--initrd";
     if (import->cmdline) {
-        argv[n++] = "--cmdline";
-        argv[n++] = import->cmdline;
+        options[n++] = "--cmdline";
+        options[n++] = import->cmdline;
     }
     if (import->passphrase >= 0)
-        argv[n++] = "--passphrase";
+        options[n++] = "--passphrase";
     if (import->snapshot) {
-        argv[n++] = "--snapshot";
-        argv[n++] = import->snapshot;
+        options[n++] = "--snapshot";
+        options[n++] = import->snapshot;
     }
     if (import->n_below > 0) {
-        snprintf(import->n_below_text, sizeof(import->n_below_text), "%u", import->n_below);
-        argv[n++] = "--below";
-        argv[n++] = import->n_below_text;
+        snprintf(import->below_option, sizeof(import->below_option), "--below=%u", import->n_below);
+        options[n++] = import->below_option;
     }
     if (import->below_hashes >= 0)
-        argv[n++] = "--below-hashes";
+        options[n++] = "--below-hashes";
     if (import->remove_identity)
-        argv[n++] = "--remove-identity";
-    argv[n] = NULL;
-    return r;
+        options[n++] = "--remove-identity";
 }
 
 static int start_import(struct import *import, struct problem *problem)
 {
-    char path[PATH_MAX], *argv[16];
-    struct child_spec spec = {.argv = argv, .n_fds = 9};
-    int null_fd, socks[2], r;
+    struct import_child_spec spec = {
+        .fds = {import->source},
+        .n_fds = 1,
+        .progress = on_progress,
+        .ended = on_imported,
+        .opaque = import,
+    };
+    int r;
 
     import->stage = STAGE_IMPORT;
-    r = make_arguments(import, path, argv, problem);
-    if (r < 0)
-        return r;
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, socks) < 0)
-        return problem_errno(problem, -errno, "template %s: cannot make a socket", import->name);
-    import->status = socks[0];
-    import->status_event =
-        event_new(import->daemon->base, socks[0], EV_READ | EV_PERSIST, on_status, import);
-    null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
-    if (null_fd < 0 || !import->status_event || event_add(import->status_event, NULL) < 0) {
-        close_fd(&null_fd);
-        close(socks[1]);
-        return problem_errno(problem, -ENOMEM, "template %s", import->name);
-    }
-    spec.fds[0] = spec.fds[1] = null_fd;
-    spec.fds[2] = STDERR_FILENO;
-    spec.fds[3] = socks[1];
-    spec.fds[4] = import->source;
+    make_options(import, spec.options);
     for (int i = 0; i < N_FILES; i++)
-        spec.fds[5 + i] = import->files[i];
-    spec.fds[spec.n_fds++] = import->passphrase >= 0 ? import->passphrase : null_fd;
+        spec.fds[spec.n_fds++] = import->files[i];
+    spec.fds[spec.n_fds++] = import->passphrase;
     for (unsigned i = 0; i < import->n_below; i++)
         spec.fds[spec.n_fds++] = import->below[i];
     if (import->below_hashes >= 0)
         spec.fds[spec.n_fds++] = import->below_hashes;
-    r = start_child(import, &spec, problem);
-    close(socks[1]);
-    close(null_fd);
+    r = import_child_new(&import->importer, import->daemon, &spec, problem);
+    if (r == 0)
+        import_child_go(import->importer);
     return r;
 }
 
@@ -432,24 +377,19 @@ static void next_stage(struct import *import)
         fail_because(import, "%s", problem.text);
 }
 
-/* The child of a stage failed without a word: its exit is the reason. */
+/* The child of a stage fails without a word: its exit status is the reason. */
 static void explain(struct import *import, const siginfo_t *info)
 {
-    static const char *const doing[] = {
-        [STAGE_COPY] = "copying kernel and initrd",
-        [STAGE_IMPORT] = PROGRAM,
-        [STAGE_SEAL] = "writing the files",
-    };
     char how[128];
 
     if (import->error[0])
         return;
-    if (import->stage != STAGE_IMPORT && info && info->si_code == CLD_EXITED)
+    if (info && info->si_code == CLD_EXITED)
         snprintf(how, sizeof(how), "%s", strerror(info->si_status));
     else
         child_describe_end(info, how, sizeof(how));
     snprintf(import->error, sizeof(import->error), "template %s: %s: %s", import->name,
-             doing[import->stage], how);
+             import->stage == STAGE_COPY ? "copying kernel and initrd" : "writing the files", how);
 }
 
 static void on_child_exited(void *opaque, const siginfo_t *info)
@@ -457,13 +397,9 @@ static void on_child_exited(void *opaque, const siginfo_t *info)
     struct import *import = opaque;
     bool ok = info && info->si_code == CLD_EXITED && info->si_status == 0;
 
-    if (import->stage == STAGE_IMPORT) {
-        receive(import, UINT_MAX);
-        ok = ok && import->done;
-    }
     child_free(import->child);
     import->child = NULL;
-    if (ok && !import->cancelled && !import->error[0]) {
+    if (ok && !import->cancelled) {
         next_stage(import);
         return;
     }
@@ -598,7 +534,7 @@ static struct import *import_new(struct daemon *daemon, const struct import_requ
     if (!import)
         return NULL;
     import->daemon = daemon;
-    import->dir_fd = import->status = import->below_hashes = -1;
+    import->dir_fd = import->below_hashes = -1;
     for (int i = 0; i < N_FILES; i++)
         import->files[i] = -1;
     memcpy(import->name, request->name, strlen(request->name) + 1);

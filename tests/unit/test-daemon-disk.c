@@ -181,7 +181,7 @@ static void test_names_and_numbers(void **state)
     struct world *world = *state;
     struct guest *guest = one_guest(world);
     struct problem problem;
-    char name[8], *kept;
+    char name[16], *kept;
 
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
         assert_true(attach_new(world, guest, bad[i], MIB, &problem) < 0);
