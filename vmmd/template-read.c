@@ -26,6 +26,7 @@ struct reading {
     const char *kind;               /* of the job */
     char name[NAME_LENGTH_MAX + 1]; /* of the template */
     struct import_child *child;
+    struct stat disk; /* as it was at the beginning */
 };
 
 /* What is to be done. */
@@ -55,6 +56,15 @@ static void on_progress(void *opaque, double fraction)
     job_set_progress(((struct reading *)opaque)->job, fraction);
 }
 
+/* All of it was read and is what was imported. */
+static void accept(const struct reading *reading)
+{
+    struct template *tmpl = template_find(reading->daemon, reading->name);
+
+    if (tmpl)
+        template_accept(tmpl, &reading->disk);
+}
+
 static void on_ended(void *opaque, int result, const struct cow_import_msg *msg, const char *why)
 {
     struct reading *reading = opaque;
@@ -69,6 +79,8 @@ static void on_ended(void *opaque, int result, const struct cow_import_msg *msg,
         snprintf(error, sizeof(error), "%s", why);
     else if (state == JOB_FAILED)
         snprintf(error, sizeof(error), "template %s: %.400s", name, why);
+    if (state == JOB_DONE)
+        accept(reading);
     if (state == JOB_FAILED && msg->damaged == 1)
         daemon_happened(reading->daemon, "template-damaged", name, "%s", error);
     reading_free(reading);
@@ -121,7 +133,10 @@ static int start(struct template *tmpl, const struct task *task, struct job **re
         template_close(&files);
         return problem_errno(problem, -ENOMEM, "template %s", tmpl->name);
     }
-    r = start_child(reading, &files, task, problem);
+    if (fstat(files.disk, &reading->disk) < 0)
+        r = problem_errno(problem, -errno, "template %s: cannot examine its disk", tmpl->name);
+    if (r == 0)
+        r = start_child(reading, &files, task, problem);
     template_close(&files);
     if (r == 0)
         r = job_new(&reading->job, tmpl->daemon, task->kind, tmpl->name, on_cancel, reading,

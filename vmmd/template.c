@@ -153,19 +153,51 @@ static int open_file(const struct template *tmpl, int dir_fd, const char *name, 
     return 0;
 }
 
+static bool is_as_recorded(const struct template *tmpl, const struct stat *st)
+{
+    return (uint64_t)st->st_size == tmpl->info.size && mtime_ns(st) == tmpl->info.mtime &&
+           st->st_ino == tmpl->info.inode;
+}
+
 static int check_unchanged(const struct template *tmpl, int disk, struct problem *problem)
 {
     struct stat st;
 
     if (fstat(disk, &st) < 0)
         return problem_errno(problem, -errno, "template %s: cannot examine its disk", tmpl->name);
-    if ((uint64_t)st.st_size != tmpl->info.size || mtime_ns(&st) != tmpl->info.mtime ||
-        st.st_ino != tmpl->info.inode)
-        return problem_set(problem, PROBLEM_BAD_IMAGE,
-                           "template %s: %s/" TEMPLATE_DISK " was changed since its import; guests "
-                           "that depend on it cannot be started",
-                           tmpl->name, tmpl->path);
+    if (!is_as_recorded(tmpl, &st))
+        return problem_set(
+            problem, PROBLEM_BAD_IMAGE,
+            "template %s: %s/" TEMPLATE_DISK " was changed since its import; guests "
+            "that depend on it cannot be started before \"vmctl template verify %s\" "
+            "finds it good",
+            tmpl->name, tmpl->path, tmpl->name);
     return 0;
+}
+
+void template_accept(struct template *tmpl, const struct stat *seen)
+{
+    struct template_info info = tmpl->info;
+    int dir = open(tmpl->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC), r = 0;
+    struct stat now;
+
+    if (dir < 0 || fstatat(dir, TEMPLATE_DISK, &now, AT_SYMLINK_NOFOLLOW) < 0)
+        r = -errno;
+    else if (is_as_recorded(tmpl, &now) || now.st_ino != seen->st_ino ||
+             now.st_size != seen->st_size || mtime_ns(&now) != mtime_ns(seen))
+        goto out;
+    if (r == 0)
+        r = template_save(dir, &info);
+    if (r == 0) {
+        tmpl->info = info;
+        log_info("template %s: its disk was changed since the import, but is good", tmpl->name);
+    } else {
+        log_warning("template %s: cannot record that its disk is good: %s", tmpl->name,
+                    strerror(-r));
+    }
+out:
+    if (dir >= 0)
+        close(dir);
 }
 
 /* To start a guest from: all of it, unchanged. To look at: the disk, be it changed, and its hashes.

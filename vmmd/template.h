@@ -11,6 +11,8 @@
 #include "vmmd/daemon.h"
 #include "vmmd/name.h"
 
+#include <sys/stat.h>
+
 #define TEMPLATE_CMDLINE_MAX 1024
 #define TEMPLATE_DISK        "disk.raw"
 #define TEMPLATE_HASHES      "hashes"
@@ -60,6 +62,11 @@ int template_open(const struct template *tmpl, struct template_fds *ret_fds,
 int template_open_changed(const struct template *tmpl, struct template_fds *ret_fds,
                           struct problem *problem);
 void template_close(struct template_fds *fds);
+
+/* Its disk, which was as `seen` before all of it was compared with the hashes, is good: guests
+ * start over it again, should it be another file than the one of the import (a restored copy). What
+ * changed while it was read is not accepted. */
+void template_accept(struct template *tmpl, const struct stat *seen);
 
 /* What overlays record of it. BadImage: its hash file is damaged. */
 int template_identity(const struct template *tmpl, struct cow_identity *ret_identity,

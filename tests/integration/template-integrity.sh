@@ -78,6 +78,18 @@ vmctl start one || fail "start over its own template again"
 vmctl stop -f one || fail "stop"
 refused "one" vmctl template delete b
 
+say "a restored copy: another file with the same bytes"
+cp --no-preserve=all "$STATE/templates/b/disk.raw" "$TMP/copy"
+mv -f "$TMP/copy" "$STATE/templates/b/disk.raw"
+refused "before \"vmctl template verify b\" finds it good" vmctl start one
+vmctl template verify b || fail "a good copy"
+vmctl start one || fail "start over a copy that was found good"
+vmctl stop -f one || fail "stop"
+stop_vmmd || fail "stop vmmd"
+start_vmmd
+vmctl start one || fail "that is forgotten"
+vmctl stop -f one || fail "stop"
+
 say "cancel"
 stop_vmmd || fail "stop vmmd"
 use_fakes
