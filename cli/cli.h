@@ -316,6 +316,12 @@ void cli_progress_start(struct cli_progress *progress, const char *format, ...)
 void cli_progress_show(struct cli_progress *progress, double fraction); /* 0..1 */
 void cli_progress_end(struct cli_progress *progress);
 
+/* ---- image-cmd.c ---- */
+
+/* The files that the qcow2 image `path` needs beside itself, as vmmd-image tells: an array that
+ * ends with NULL, for cli_names_free(). A raw image needs none. Tells; NULL on failure. */
+char **cli_image_needs(const char *path);
+
 /* ---- new-file.c: a file that has no name before it is complete ---- */
 
 struct cli_new_file {

@@ -73,6 +73,8 @@ const struct cli_command cli_commands[] = {
      "put an image on another backing file, or on none", cli_image},
     {"image resize", "FILE", {OPT_SIZE}, {OPT_SHRINK, OPT_IMAGE_FORMAT},
      "change the size of a disk", cli_image},
+    {"image chain", "FILE", {0}, {OPT_IMAGE_FORMAT, OPT_FORCE_SHARE},
+     "list the files that an image is made of", cli_image},
     {"image snapshots", "FILE", {0}, {OPT_FORCE_SHARE}, "list the internal snapshots of an image",
      cli_image},
     {0},

@@ -13,6 +13,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define MAX_NEEDED 8 /* files of an image beside itself: what vmmd takes */
+
 /* ---- import ---- */
 
 static int open_input(const char *path)
@@ -49,12 +51,72 @@ static int put_file(DBusMessageIter *dict, const struct cli_args *args, enum cli
     return ok ? 0 : -1;
 }
 
+static bool is_qcow2(int fd)
+{
+    char head[8]; /* magic and version, of which 1 is another format */
+
+    return pread(fd, head, sizeof(head), 0) == sizeof(head) && memcmp(head, "QFI\xfb", 4) == 0 &&
+           memcmp(head + 4, "\0\0\0\1", 4) != 0;
+}
+
+static int open_files(char *const *paths, int *fds)
+{
+    int n = 0;
+
+    for (; paths[n]; n++) {
+        fds[n] = n < MAX_NEEDED ? open_input(paths[n]) : -1;
+        if (fds[n] >= 0)
+            continue;
+        if (n == MAX_NEEDED)
+            cli_tell("an image of more than %d files cannot be imported: make it one file first "
+                     "(vmctl image convert)",
+                     MAX_NEEDED + 1);
+        while (n-- > 0)
+            close(fds[n]);
+        return -1;
+    }
+    return n;
+}
+
+static bool put_fds(DBusMessageIter *dict, const int *fds, int n)
+{
+    DBusMessageIter entry, variant, array;
+    const char *key = "below";
+    bool ok = dbus_message_iter_open_container(dict, DBUS_TYPE_DICT_ENTRY, NULL, &entry) &&
+              dbus_message_iter_append_basic(&entry, DBUS_TYPE_STRING, &key) &&
+              dbus_message_iter_open_container(&entry, DBUS_TYPE_VARIANT, "ah", &variant) &&
+              dbus_message_iter_open_container(&variant, DBUS_TYPE_ARRAY, "h", &array);
+
+    for (int i = 0; i < n && ok; i++)
+        ok = dbus_message_iter_append_basic(&array, DBUS_TYPE_UNIX_FD, &fds[i]);
+    return ok && dbus_message_iter_close_container(&variant, &array) &&
+           dbus_message_iter_close_container(&entry, &variant) &&
+           dbus_message_iter_close_container(dict, &entry);
+}
+
+/* What else the disk image is made of. */
+static int put_needed(DBusMessageIter *dict, const char *path, bool qcow2)
+{
+    char **paths = qcow2 ? cli_image_needs(path) : NULL;
+    int fds[MAX_NEEDED + 1], n = paths ? open_files(paths, fds) : -1;
+    bool ok = n >= 0;
+
+    cli_names_free(paths);
+    if (!qcow2)
+        return 0;
+    if (n > 0)
+        ok = put_fds(dict, fds, n);
+    for (int i = 0; i < n; i++)
+        close(fds[i]);
+    return ok ? 0 : -1;
+}
+
 static int fill_request(DBusMessage *message, const struct cli_args *args)
 {
     const char *cmdline = args->value[OPT_CMDLINE], *snapshot = args->value[OPT_SNAPSHOT];
     DBusMessageIter iter, dict;
     int disk = open_input(args->value[OPT_DISK]);
-    bool ok;
+    bool ok, qcow2;
 
     if (disk < 0)
         return -1;
@@ -62,10 +124,12 @@ static int fill_request(DBusMessage *message, const struct cli_args *args)
     ok = dbus_message_iter_append_basic(&iter, DBUS_TYPE_STRING, &args->name[0]) &&
          dbus_message_iter_append_basic(&iter, DBUS_TYPE_UNIX_FD, &disk) &&
          bus_dict_open(&iter, &dict);
+    qcow2 = is_qcow2(disk);
     close(disk);
     if (!ok)
         return -1;
-    if (put_file(&dict, args, OPT_KERNEL, "kernel") < 0 ||
+    if (put_needed(&dict, args->value[OPT_DISK], qcow2) < 0 ||
+        put_file(&dict, args, OPT_KERNEL, "kernel") < 0 ||
         put_file(&dict, args, OPT_INITRD, "initrd") < 0 ||
         put_file(&dict, args, OPT_PASSPHRASE, "passphrase") < 0 ||
         (cmdline && !bus_dict_put(&dict, "cmdline", DBUS_TYPE_STRING, &cmdline)) ||

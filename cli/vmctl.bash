@@ -58,7 +58,7 @@ _vmctl_complete()
     "") words="$(_vmctl_lines | cut -d ' ' -f 1 | sort -u) help --help --version --bus-address --format" ;;
     template) words="import create verify export list info delete" ;;
     disk) words="attach detach list resize" ;;
-    image) words="info check create convert commit rebase resize snapshots" ;;
+    image) words="info check create convert commit rebase resize chain snapshots" ;;
     *)
         line=$(_vmctl_lines | grep -m 1 "^$command\( \|$\)")
         words="$(grep -o -e '--[a-z-]*' <<<"$line") --bus-address --format --help"

@@ -458,9 +458,10 @@ int cow_check(int fd, unsigned flags, struct cow_check_result *ret_result, cow_p
  * - fd 8: initrd, likewise with --initrd
  * - fd 9: with --passphrase: a file, read-only, whose first line decrypts the source if it is
  *   encrypted with AES. Whether it was the right one cannot be told but by what is then found.
- * - fds 10...: with --below N: the N images that lie under the source, from the top down,
- * read-only; then, with --below-hashes, the hash file of the last of them, which is the disk of a
- * template: all that is read from it is compared
+ * - fds 10...: with --below N: the N files that the source needs, read-only: of each image, from
+ * the top down, its external data file, if it has one, and what lies under it; then, with
+ *   --below-hashes, the hash file of the last of them, which is the disk of a template: all that is
+ *   read from it is compared
  *
  * With --remove-identity what tells a machine from its copies is removed from the disk (identity.c
  * says what); only from ext2, ext3 and ext4 that were unmounted cleanly.

@@ -82,7 +82,7 @@ static int check_backing(struct cow_disk *disk, unsigned flags, struct cow_error
     if (named && !disk->backing && !disk->alone) {
         cow_fail(err,
                  "the image needs its backing file \"%.100s\"; make it one file first: "
-                 "qemu-img convert -O qcow2 IMAGE NEW",
+                 "vmctl image convert IMAGE --output NEW, or qemu-img convert",
                  h->backing_name);
         return -ENOTSUP;
     }
@@ -129,7 +129,7 @@ static int open_data(struct cow_disk *disk, const struct cow_open_options *o, st
     if (o->data_fd < 0) {
         cow_fail(err,
                  "the image needs its external data file \"%.100s\"; make it one file first: "
-                 "qemu-img convert -O qcow2 IMAGE NEW",
+                 "vmctl image convert IMAGE --output NEW, or qemu-img convert",
                  h->data_name);
         return -ENOTSUP;
     }

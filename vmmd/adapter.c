@@ -130,6 +130,22 @@ static const struct adapter_option *find_option(const struct adapter_option *opt
     return NULL;
 }
 
+static bool get_fds(DBusMessageIter *value, struct adapter_fds *fds)
+{
+    DBusMessageIter array;
+
+    if (dbus_message_iter_get_arg_type(value) != DBUS_TYPE_ARRAY)
+        return false;
+    dbus_message_iter_recurse(value, &array);
+    while (dbus_message_iter_get_arg_type(&array) != DBUS_TYPE_INVALID) {
+        if (fds->n == fds->max || !bus_get(&array, DBUS_TYPE_UNIX_FD, &fds->fd[fds->n]))
+            return false;
+        fds->n++;
+        dbus_message_iter_next(&array);
+    }
+    return true;
+}
+
 int adapter_read_options(DBusMessageIter *dict, const struct adapter_option *options,
                          struct problem *problem)
 {
@@ -143,7 +159,8 @@ int adapter_read_options(DBusMessageIter *dict, const struct adapter_option *opt
             return problem_set(problem, PROBLEM_INVALID_ARGUMENT, "unknown option \"%.64s\"", key);
         if (option->type == DBUS_TYPE_UNIX_FD && *(int *)option->value >= 0)
             return problem_set(problem, PROBLEM_INVALID_ARGUMENT, "option %s is given twice", key);
-        if (!bus_get(&value, option->type, option->value))
+        if (option->type == DBUS_TYPE_ARRAY ? !get_fds(&value, option->value)
+                                            : !bus_get(&value, option->type, option->value))
             return problem_set(problem, PROBLEM_INVALID_ARGUMENT,
                                "option %s must be of D-Bus type %c", key, option->type);
         if (option->given)

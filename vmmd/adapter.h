@@ -34,10 +34,16 @@ void adapter_fail(struct bus_call *call, const struct problem *problem);
 /* Answers with a history. */
 void adapter_return_history(struct bus_call *call, const struct history *history);
 
+/* Descriptors that were passed: the caller's to close, also after an error. */
+struct adapter_fds {
+    int *fd;
+    unsigned n, max;
+};
+
 /* One key of a{sv} that a method understands; tables end with key NULL. */
 struct adapter_option {
     const char *key;
-    int type;    /* DBUS_TYPE_* */
+    int type;    /* DBUS_TYPE_*; _ARRAY: of fds, into a struct adapter_fds */
     void *value; /* where it goes */
     bool *given; /* NULL: `value` itself tells */
 };

@@ -484,6 +484,8 @@ static int check(struct daemon *daemon, const struct import_request *request,
                            "the name of a snapshot is no longer than %d bytes",
                            IMPORT_SNAPSHOT_MAX - 1);
     r = check_disk(request->disk, problem);
+    for (unsigned i = 0; i < request->n_below && r == 0; i++)
+        r = check_disk(request->below[i], problem);
     if (r == 0)
         r = check_file("kernel", request->kernel, IMPORT_KERNEL_MAX, problem);
     if (r == 0)

@@ -20,7 +20,9 @@ struct import_request {
     int passphrase;       /* of an encrypted image: the first line of a regular file; or -1 */
     const char *cmdline;  /* NULL: found in the image */
     const char *snapshot; /* internal snapshot by id or name; NULL: the current state */
-    int below[COW_IMPORT_MAX_BELOW]; /* what lies under the disk, from the top down */
+    /* Files that the disk needs: of each image, from the top down, its external data file, and what
+     * lies under it. */
+    int below[COW_IMPORT_MAX_BELOW];
     unsigned n_below;
     int below_hashes;     /* of the last of these, if it is a template's disk; or -1 */
     bool remove_identity; /* of the machine that it was the disk of */

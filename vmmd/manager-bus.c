@@ -20,15 +20,18 @@
 static int read_import(DBusMessage *message, struct import_request *request,
                        struct problem *problem)
 {
+    struct adapter_fds below = {request->below, 0, COW_IMPORT_MAX_BELOW};
     const struct adapter_option options[] = {
         {"kernel", DBUS_TYPE_UNIX_FD, &request->kernel, NULL},
         {"initrd", DBUS_TYPE_UNIX_FD, &request->initrd, NULL},
         {"cmdline", DBUS_TYPE_STRING, &request->cmdline, NULL},
         {"passphrase", DBUS_TYPE_UNIX_FD, &request->passphrase, NULL},
         {"snapshot", DBUS_TYPE_STRING, &request->snapshot, NULL},
+        {"below", DBUS_TYPE_ARRAY, &below, NULL},
         {0},
     };
     DBusMessageIter iter, dict;
+    int r;
 
     dbus_message_iter_init(message, &iter);
     dbus_message_iter_get_basic(&iter, &request->name);
@@ -37,7 +40,9 @@ static int read_import(DBusMessage *message, struct import_request *request,
         return problem_set(problem, PROBLEM_INVALID_ARGUMENT, "the disk fd did not arrive");
     dbus_message_iter_next(&iter);
     dbus_message_iter_recurse(&iter, &dict);
-    return adapter_read_options(&dict, options, problem);
+    r = adapter_read_options(&dict, options, problem);
+    request->n_below = below.n;
+    return r;
 }
 
 static void import_template(void *object, struct bus_call *call)
@@ -57,6 +62,8 @@ static void import_template(void *object, struct bus_call *call)
     for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)
         if (*fds[i] >= 0)
             close(*fds[i]);
+    for (unsigned i = 0; i < request.n_below; i++)
+        close(request.below[i]);
     if (r < 0) {
         adapter_fail(call, &problem);
         return;

@@ -68,6 +68,8 @@ static int open_layer(struct image *image, const char *path, enum cow_format *fo
         r = cow_resolve_name(path, info.data_name, &data, &image->err);
     if (r == 0 && data)
         r = image_open(image, data, writable);
+    if (r >= 0 && data)
+        image->files[image->n_files - 1].is_data = true;
     free(data);
     if (r >= 0 && info.backing_name[0])
         r = cow_resolve_name(path, info.backing_name, ret_next, &image->err);

@@ -40,7 +40,8 @@ struct image_options {
 /* A file opened by name, waiting to be asked for by cowdisk. */
 struct image_file {
     char *path;
-    int fd; /* -1: given away */
+    int fd;       /* -1: given away */
+    bool is_data; /* of the image before it */
 };
 
 struct image {
@@ -107,6 +108,8 @@ void image_progress_end(struct image *image);
 int image_prepare_reading(struct image *image);
 int image_info(struct image *image);
 int image_snapshots(struct image *image);
+int image_prepare_chain(struct image *image);
+int image_chain_files(struct image *image);
 int image_prepare_check(struct image *image);
 int image_check(struct image *image);
 int image_prepare_create(struct image *image);

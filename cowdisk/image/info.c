@@ -128,6 +128,33 @@ int image_info(struct image *image)
     return 0;
 }
 
+/* ---- chain ----------------------------------------------------------------------------------- */
+
+int image_prepare_chain(struct image *image)
+{
+    return image_open_chain(image, image->o.file, image->o.image_format, false);
+}
+
+/* Every file that the image is made of; what lies under it behind it. */
+int image_chain_files(struct image *image)
+{
+    static const struct image_column columns[] = {
+        {"role", "ROLE", KIND_TEXT}, {"file", "FILE", KIND_TEXT}, {0}};
+    json_t *rows = json_array();
+
+    for (size_t i = 0; i < image->n_files; i++) {
+        const struct image_file *file = &image->files[i];
+        const char *role = file->is_data ? "data" : i == 0 ? "image" : "backing";
+        json_t *row = json_object();
+
+        json_object_set_new(row, "role", json_string(role));
+        json_object_set_new(row, "file", text(file->path));
+        json_array_append_new(rows, row);
+    }
+    image_print_rows(image, rows, columns);
+    return 0;
+}
+
 /* ---- check ----------------------------------------------------------------------------------- */
 
 static const struct image_column check_columns[] = {

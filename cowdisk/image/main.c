@@ -50,6 +50,7 @@ const struct image_command image_commands[] = {
     {"commit", image_prepare_commit, image_commit, "k", ""},
     {"rebase", image_prepare_rebase, image_rebase, "bBu", "b"},
     {"resize", image_prepare_resize, image_resize, "ish", "s"},
+    {"chain", image_prepare_chain, image_chain_files, "iU", ""},
     {"snapshots", image_prepare_reading, image_snapshots, "U", ""},
     {0},
 };

@@ -87,44 +87,49 @@ static int map_hashes(struct import *import)
     return cow_hashes_map(fd, (uint64_t)st.st_size, &import->hashes, &import->error);
 }
 
-static int open_layer(struct import *import, unsigned layer, enum cow_format format, unsigned flags,
+static int open_layer(struct import *import, int fd, enum cow_format format, unsigned flags,
                       struct cow_disk **ret_disk);
 
-/* What lies under a layer: what format it has the layer says. */
-static int open_below(struct import *import, unsigned layer, struct cow_open_options *options)
+static enum cow_format format_below(const struct cow_info *info)
+{
+    if (strcmp(info->backing_format, "raw") == 0)
+        return COW_FORMAT_RAW;
+    return strcmp(info->backing_format, "qcow2") == 0 ? COW_FORMAT_QCOW2 : COW_FORMAT_PROBE;
+}
+
+/* The files that an image says it needs are the next ones we were given. */
+static int open_needed(struct import *import, struct cow_open_options *options)
 {
     struct cow_info info;
-    enum cow_format format = COW_FORMAT_PROBE;
     int r = cow_info_read(options->fd, options->format, &info, &import->error);
 
     if (r < 0)
         return r;
-    if (strcmp(info.backing_format, "raw") == 0)
-        format = COW_FORMAT_RAW;
-    else if (strcmp(info.backing_format, "qcow2") == 0)
-        format = COW_FORMAT_QCOW2;
-    r = open_layer(import, layer + 1, format, COW_RDONLY, &options->backing);
-    if (r == 0 && layer + 1 == import->n_below && import->below_hashes)
+    if (info.has_data_file)
+        options->data_fd = FD_BELOW + (int)import->used_below++;
+    if (!info.backing_name[0] || import->used_below == import->n_below)
+        return 0;
+    if (import->used_below + 1 == import->n_below && import->below_hashes)
         options->backing_identity = &import->hashes.identity;
-    return r;
+    return open_layer(import, FD_BELOW + (int)import->used_below++, format_below(&info), COW_RDONLY,
+                      &options->backing);
 }
 
-/* Layer 0 is the source, the others lie under it. */
-static int open_layer(struct import *import, unsigned layer, enum cow_format format, unsigned flags,
+static int open_layer(struct import *import, int fd, enum cow_format format, unsigned flags,
                       struct cow_disk **ret_disk)
 {
     struct cow_open_options options = {
-        .fd = layer == 0 ? (int)FD_SOURCE : FD_BELOW + (int)layer - 1,
+        .fd = fd,
         .format = format,
         .flags = flags,
         .data_fd = -1,
-        .snapshot = layer == 0 ? import->snapshot : NULL,
+        .snapshot = fd == FD_SOURCE ? import->snapshot : NULL,
     };
     int r = 0;
 
-    if (layer < import->n_below) {
-        r = open_below(import, layer, &options);
-    } else if (import->below_hashes) {
+    if (import->used_below < import->n_below) {
+        r = open_needed(import, &options);
+    } else if (import->below_hashes && fd != FD_SOURCE) {
         r = map_hashes(import);
         options.hashes = &import->hashes;
         options.damaged = on_damaged;
@@ -142,7 +147,7 @@ int import_open(struct import *import, enum cow_format format, unsigned flags,
 {
     int r = recognise(import);
 
-    return r < 0 ? r : open_layer(import, 0, format, flags, ret_disk);
+    return r < 0 ? r : open_layer(import, FD_SOURCE, format, flags, ret_disk);
 }
 
 static int open_source(struct import *import, struct cow_disk **ret_disk)

@@ -42,9 +42,9 @@ struct import {
     const char *disk;   /* nothing is imported: the format of a disk to look at, */
     uint64_t resize;    /* and the size that it is given; 0: none */
     bool shrink;
-    bool anonymous;    /* what tells this machine from others is removed */
-    unsigned n_below;  /* images under the source */
-    bool below_hashes; /* the last of them has a hash file */
+    bool anonymous;               /* what tells this machine from others is removed */
+    unsigned n_below, used_below; /* files that the source needs; so many are open */
+    bool below_hashes;            /* the last of them has a hash file */
     struct cow_hashes hashes;
     uint64_t damaged_at; /* of the image under the source, if it was found to be damaged, */
     bool damaged;        /* which this says */
