@@ -194,11 +194,13 @@ check:
 	@FUZZ_SECONDS=60 $(MAKE) --no-print-directory fuzz-cowdisk >$(BUILD)/fuzz.log 2>&1 || { tail -n 60 $(BUILD)/fuzz.log; exit 1; }
 	@BUILD=$(BUILD) tests/run.sh $(UNIT_TESTS) $(INTEGRATION)
 
+LAB_TESTS := $(addprefix $(BUILD)/tests/,test-vmm-kvm test-vmm-timers test-vmm-cpumodel)
+
 # Real KVM on any machine: QEMU emulates one with SVM, a Debian kernel in it runs our guests (tests/lab/). With two kernels: the
 # newer one tracks writes for the page scanner.
 check-lab:
 	@tests/deps.sh build demo lab
-	@$(MAKE) --no-print-directory -j$$(nproc) all $(BUILD)/tests/test-vmm-kvm $(BUILD)/guests/checksum $(BUILD)/guests/fidelity
+	@$(MAKE) --no-print-directory -j$$(nproc) all $(LAB_TESTS) $(BUILD)/guests/checksum $(BUILD)/guests/fidelity
 	@tests/rootfs.sh $(BUILD)/cache/bookworm
 	@tests/lab/kernel.sh $(BUILD)/cache/lab-bookworm bookworm linux-image-cloud-amd64
 	@tests/lab/kernel.sh $(BUILD)/cache/lab-generic bookworm linux-image-amd64

@@ -7,6 +7,7 @@ cd /tmp
 export PATH=/lab:/bin VMMD_LIBEXEC=/lab LC_ALL=C
 STATE=/tmp/state
 [ ! -f /debian/disk.raw ] || STATE=/debian/state # a disk with the image of a whole Debian
+CGROUP=/sys/fs/cgroup/system.slice/vmmd.service
 OWN_MEMORY_MAX=3072 # KiB of a guest process besides guest RAM
 began=$(cut -d ' ' -f 1 /proc/uptime)
 
@@ -103,14 +104,27 @@ after_reset()
 # The engine by itself.
 engine_alone()
 {
-    test-vmm-kvm >test.log 2>&1 || { cat test.log; fail "test-vmm-kvm"; }
-    grep -a 'exits a second\|us: \|median' test.log || true
-    step "test-vmm-kvm: $(grep -c '  OK' test.log) tests"
+    for program in test-vmm-kvm test-vmm-timers test-vmm-cpumodel; do
+        $program >test.log 2>&1 || { cat test.log; fail "$program"; }
+        grep -a 'exits a second\|us: \|median\|^x86-64' test.log || true
+        step "$program: $(grep -c '  OK' test.log) tests"
+    done
+}
+
+# As systemd would: a cgroup of version 2 that is the service's own, with the cpu controller.
+enter_cgroup()
+{
+    mount -t cgroup2 none /sys/fs/cgroup
+    mkdir -p $CGROUP
+    echo +cpu >/sys/fs/cgroup/cgroup.subtree_control
+    echo +cpu >/sys/fs/cgroup/system.slice/cgroup.subtree_control
+    echo $$ >$CGROUP/cgroup.procs
 }
 
 # Vmmd, and a template around the lab's own kernel.
 start_vmmd()
 {
+    enter_cgroup || fail "no cgroup"
     cat >bus.conf <<END
 <!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN" "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig><type>session</type><listen>unix:path=/tmp/bus</listen><auth>EXTERNAL</auth><policy context="default">
@@ -314,9 +328,50 @@ bench()
     done
 }
 
+cpu_used() # NAME: microseconds
+{
+    sed -n 's/usage_usec //p' $CGROUP/vmmd.$1.*/cpu.stat
+}
+
+# used_while_both_run: what a and b take of the one CPU in the same time
+used_while_both_run()
+{
+    a=$(cpu_used a) b=$(cpu_used b)
+    sleep 6
+    a=$(($(cpu_used a) - a)) b=$(($(cpu_used b) - b))
+}
+
+# Processor time by cgroups of version 2: two guests that want all of it.
+cpu_time()
+{
+    run_guest a --shares 400
+    run_guest b
+    vmctl info a | grep -q '^CPU control: *cgroup v2, weight 400' || fail "not by cgroup: $(vmctl info a | grep CPU)"
+    [ "$(cat $CGROUP/vmmd.a.*/cgroup.type)" = threaded ] || fail "its cgroup is not threaded"
+    for name in a b; do
+        echo 'yes >/dev/null &' | vmctl console $name --linger 1 >/dev/null
+    done
+    used_while_both_run
+    [ $((b * 100)) -le $((a * 45)) ] || fail "with shares 400:100 they take $a and $b us"
+    step "shares 400:100: $a and $b us of the same time, 1:0.$((b * 100 / a))"
+    vmctl set a --shares 100 --cpu-limit 25
+    used_while_both_run
+    [ $((a * 100)) -le $((b * 45)) ] || fail "limited to a quarter it takes $a us, the other $b"
+    step "one limited to a quarter: $a and $b us"
+    vmctl set a --cpu-limit none
+    vmctl set b --cpu-reserve 75
+    used_while_both_run
+    [ $((a * 100)) -le $((b * 45)) ] || fail "with three quarters reserved it takes $b us, the other $a"
+    step "three quarters reserved for one: $b and $a us"
+    # A service manager starts vmmd again in its cgroup, while guests run on in theirs.
+    sh -c "echo \$\$ >$CGROUP/cgroup.procs" || fail "nothing new can be put into the cgroup of vmmd"
+    vmctl delete -f a b
+    [ -z "$(ls -d $CGROUP/vmmd.* 2>/dev/null)" ] || fail "cgroups are left: $(ls -d $CGROUP/vmmd.*)"
+}
+
 [ -c /dev/kvm ] || fail "no /dev/kvm"
 start_vmmd
-for scenario in ${LAB_ONLY:-engine_alone fidelity debian own_process boots pausing ends merged stress}; do
+for scenario in ${LAB_ONLY:-engine_alone fidelity debian own_process boots pausing ends cpu_time merged stress}; do
     $scenario
 done
 step "done"

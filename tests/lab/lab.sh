@@ -77,6 +77,7 @@ if [ -n "${3:-}" ]; then
 fi
 modules "$machine" "$kernel" kvm-amd virtio_pci virtio_blk ext4
 programs "$machine" "$BUILD/vmmd" "$BUILD/vmmd-guest-kvm" "$BUILD/vmmd-import" "$BUILD/vmctl" "$BUILD/tests/test-vmm-kvm" \
+    "$BUILD/tests/test-vmm-timers" "$BUILD/tests/test-vmm-cpumodel" \
     "$(command -v dbus-daemon)"
 cp "$root/tests/lab/inside.sh" "$BUILD/guests/checksum" "$BUILD/guests/fidelity" "$machine/lab/"
 cp "$kernel/vmlinuz" "$work/guest.cpio" "$machine/lab/"
