@@ -132,6 +132,15 @@ expect "'paused'" guest_property web_2d1 State
 expect '()' guest web_2d1 Resume
 expect_error $ERROR.WrongState 'is not paused' guest web_2d1 Resume
 expect_error $ERROR.InvalidArgument 'balloon target' guest web_2d1 SetBalloon 0
+expect_error $ERROR.InvalidArgument 'CPU shares are 1 to' guest web_2d1 SetCpu '{"shares": <uint32 0>}'
+expect_error $ERROR.InvalidArgument 'unknown option "weight"' guest web_2d1 SetCpu '{"weight": <uint32 1>}'
+expect_error $ERROR.InvalidArgument 'D-Bus type u' guest web_2d1 SetCpu '{"limit": <"none">}'
+expect_error $ERROR.InvalidArgument 'not 4294967295' guest web_2d1 SetCpu '{"reserve": <uint32 4294967295>}'
+expect_error $ERROR.InvalidArgument 'more than the limit' guest web_2d1 SetCpu '{"limit": <uint32 10>, "reserve": <uint32 11>}'
+expect '()' guest web_2d1 SetCpu '{"shares": <uint32 50>}'
+expect '()' guest web_2d1 SetCpu '{}'
+expect 'uint32 50' guest_property web_2d1 CpuShares
+expect_error PropertyReadOnly 'CpuShares' bus_call /org/vmmd1/guest/web_2d1 org.freedesktop.DBus.Properties.Set org.vmmd1.Guest CpuShares '<uint32 1>'
 
 # ---- a lying, a dying and a failing one beside them ----
 for name in badmagic killed failed; do
