@@ -255,7 +255,7 @@ bench-engines: all $(BUILD)/guest-run $(BUILD)/guests/nano $(BUILD)/nano-native
 	@mkdir -p $(BUILD)/bench
 	@BUILD=$(BUILD) tests/bench/bench-engines.sh $(BUILD)/cache/bookworm/vmlinuz $(BENCH_OPTIONS) | tee $(BUILD)/bench/engines.md
 
-bench-lab: all $(BUILD)/guest-run $(BUILD)/guests/nano $(BUILD)/nano-native $(BUILD)/tests/test-vmm-kvm $(BUILD)/guests/checksum $(BUILD)/guests/fidelity
+bench-lab: all $(BUILD)/guest-run $(BUILD)/guests/nano $(BUILD)/nano-native $(LAB_TESTS) $(BUILD)/guests/checksum $(BUILD)/guests/fidelity
 	@tests/deps.sh bench lab
 	@tests/lab/kernel.sh $(BUILD)/cache/lab-bookworm bookworm linux-image-cloud-amd64
 	@mkdir -p $(BUILD)/bench
