@@ -19,6 +19,7 @@ struct deviation {
 #define NO_SS     "IRET raises #NP for #SS"
 #define DOUBLED   "the emulated CPU counts 16 for a gate, not 8"
 #define DROPPED   "the emulated CPU takes it, without the bit"
+#define NO_MSRS   "the library reads 0 from MSRs that it does not know and drops writes"
 #define ABORTS    "the emulated CPU takes it and aborts at the next interrupt"
 
 static const struct deviation deviations[] = {
@@ -26,6 +27,8 @@ static const struct deviation deviations[] = {
     {"soft", "read-only data in 32-bit code, 32-bit ring 3", NO_LIMITS, false},
     {"soft", "a null selector in 32-bit code, 32-bit ring 3", NO_LIMITS, false},
     {"soft", "iret to an absent stack, ring 3", NO_SS, false},
+    {"soft", "rdmsr of an MSR that no CPU has, ring 0", NO_MSRS, false},
+    {"soft", "wrmsr of an MSR that no CPU has, ring 0", NO_MSRS, false},
     {"lab", "a limit in 32-bit code, 32-bit ring 3", NO_LIMITS, false},
     {"lab", "read-only data in 32-bit code, 32-bit ring 3", NO_LIMITS, false},
     {"lab", "a null selector in 32-bit code, 32-bit ring 3", NO_LIMITS, false},

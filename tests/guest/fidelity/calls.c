@@ -9,6 +9,8 @@
 #define MSR_EFER  0xc0000080u
 #define MSR_STAR  0xc0000081u
 #define MSR_LSTAR 0xc0000082u
+#define MSR_CSTAR 0xc0000083u
+#define AUTH      0x68747541u /* AuthenticAMD */
 #define MSR_FMASK 0xc0000084u
 #define EFER_SCE  1ull
 
@@ -48,6 +50,8 @@ CODE(syscall_target,
      "mov %rcx, scratch+8; mov %r11, scratch+24; mov %cs, %eax; mov %rax, scratch+48; mov %ss, "
      "%eax; mov %rax, scratch+56; pushfq; pop scratch+64; sysretq");
 CODE(run_sysret, "sysretq");
+CODE32(run_syscall_32, "syscall; mov %cs, %eax; mov %ss, %edx; shl $16, %edx; or %edx, %eax");
+CODE(syscall_target_32, "mov %rcx, scratch+8; mov %cs, %eax; mov %rax, scratch+48; sysretl");
 
 static void check_own_frame(void)
 {
@@ -151,6 +155,20 @@ static void check_syscall(void)
     check_trap("sysret", RING3, run_sysret, 0, TRAP_GP, 0);
 }
 
+/* From 32-bit code AMD's CPUs go elsewhere, and Intel's do not know it. */
+static void check_syscall_32(void)
+{
+    if (cpuid(0, 0).b != AUTH) {
+        check_trap("syscall", COMPAT3, run_syscall_32, 0, TRAP_UD, 0);
+        return;
+    }
+    wrmsr(MSR_CSTAR, (uint64_t)syscall_target_32);
+    check_value("syscall and sysret", COMPAT3, run_syscall_32, 0, SEL_DATA3 << 16 | SEL_CODE3_32);
+    check_same("syscall from 32-bit code leaves rip in rcx", scratch[1],
+               (uint64_t)run_syscall_32 + 2);
+    check_same("syscall from 32-bit code loads cs", scratch[6], SEL_CODE0);
+}
+
 void prepare_gates(void)
 {
     set_call_gate(SEL_GATE3, SEL_CODE0, 0xec);
@@ -166,4 +184,5 @@ void check_calls(void)
     check_int();
     check_gates();
     check_syscall();
+    check_syscall_32();
 }

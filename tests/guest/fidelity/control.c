@@ -15,6 +15,7 @@
 #define CR4_PAE    32ull
 #define CR4_OSFXSR (1ull << 9)
 #define EFER       0xc0000080u
+#define NO_MSR     0x12345678u
 #define EFER_LME   0x100ull
 #define EFER_NX    0x800ull
 #define PF_WRITE   2u
@@ -42,6 +43,8 @@ CODE(run_wbinvd, "wbinvd");
 CODE(run_invd, "invd");
 CODE(run_rdmsr, "mov $0xc0000080, %ecx; rdmsr");
 CODE(run_wrmsr, "mov $0xc0000080, %ecx; wrmsr");
+CODE(rdmsr_of, "mov %edi, %ecx; rdmsr");
+CODE(wrmsr_of, "mov %edi, %ecx; wrmsr");
 CODE(set_efer,
      "mov %rdi, %rax; mov %rdi, %rdx; shr $32, %rdx; mov $0xc0000080, %ecx; wrmsr; rdmsr");
 CODE(run_rdtsc, "rdtsc; mov $1, %eax");
@@ -98,6 +101,8 @@ static void check_reserved(void)
     check_trap("cr8 above 15", RING0, set_cr8, 16, TRAP_GP, 0);
     check_trap("efer with a reserved bit", RING0, set_efer, efer | 1ull << 9, TRAP_GP, 0);
     check_trap("efer without LME while paging", RING0, set_efer, efer & ~EFER_LME, TRAP_GP, 0);
+    check_trap("rdmsr of an MSR that no CPU has", RING0, rdmsr_of, NO_MSR, TRAP_GP, 0);
+    check_trap("wrmsr of an MSR that no CPU has", RING0, wrmsr_of, NO_MSR, TRAP_GP, 0);
     write_cr0(cr0);
     write_cr3(cr3);
     write_cr4(cr4);

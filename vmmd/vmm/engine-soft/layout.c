@@ -10,6 +10,7 @@
 
 #define MSR_STAR  0xc0000081u
 #define MSR_LSTAR 0xc0000082u
+#define MSR_CSTAR 0xc0000083u
 #define MSR_FMASK 0xc0000084u
 
 /* tsc_offset lies behind dr[6], dr[7], four breakpoint pointers and two words in CPUX86State. */
@@ -87,8 +88,8 @@ static bool find_features(struct engine *e)
 int soft_find_layout(struct engine *e)
 {
     if (check_leading_fields(e) && find_msr(e, MSR_STAR, &e->star) &&
-        find_msr(e, MSR_LSTAR, &e->lstar) && find_msr(e, MSR_FMASK, &e->fmask) &&
-        find_debug_registers(e) && find_features(e))
+        find_msr(e, MSR_LSTAR, &e->lstar) && find_msr(e, MSR_CSTAR, &e->cstar) &&
+        find_msr(e, MSR_FMASK, &e->fmask) && find_debug_registers(e) && find_features(e))
         return 0;
     snprintf(e->error, sizeof(e->error), "this libunicorn is not the one the engine was built for");
     return -ENOTSUP;

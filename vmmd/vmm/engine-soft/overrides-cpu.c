@@ -29,13 +29,15 @@ static void load_flat_segment(struct uc_segment *seg, uint32_t selector, uint32_
     *seg = (struct uc_segment){.selector = selector, .limit = 0xffffffff, .flags = flags};
 }
 
-/* SYSCALL in 64-bit mode, Intel SDM vol. 2. In the library it is only a hook. */
+/* SYSCALL in long mode, AMD APM vol. 3: from 32-bit code it goes to CSTAR. In the library it is
+ * only a hook. */
 void helper_syscall_x86_64(void *opaque, int next_eip_addend)
 {
     struct engine *e = soft_self;
     struct uc_env *env = opaque;
     uint64_t flags = 0, masked;
     uint32_t selector = SOFT_ENV64(e, e->star) >> 32 & 0xffff;
+    uint64_t to = SOFT_ENV64(e, env->hflags & HFLAG_CS64 ? e->lstar : e->cstar);
 
     if (!(env->efer & EFER_SCE))
         raise_exception_err_ra_x86_64(env, EXC_UD, 0, RETURN_ADDRESS());
@@ -49,7 +51,7 @@ void helper_syscall_x86_64(void *opaque, int next_eip_addend)
     env->hflags |= HFLAG_CS32 | HFLAG_SS32 | HFLAG_CS64;
     env->hflags &= ~(HFLAG_ADDSEG | HFLAG_CPL_MASK);
     uc_reg_write(e->uc, UC_X86_REG_RFLAGS, &masked);
-    env->eip = SOFT_ENV64(e, e->lstar);
+    env->eip = to;
 }
 
 /* The library would inject vector 0. The interrupt request stays set for ever, so this runs

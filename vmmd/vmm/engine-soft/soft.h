@@ -64,7 +64,7 @@ struct engine {
     char error[160];
 
     /* Offsets in CPUX86State found at start (layout.c). */
-    uint32_t star, lstar, fmask, debug_registers, tsc_offset;
+    uint32_t star, lstar, cstar, fmask, debug_registers, tsc_offset;
     uint64_t *features;
 
     struct soft_ram ram[SOFT_MAX_RAM];
