@@ -129,6 +129,8 @@ $(BUILD)/tests/%: tests/unit/%.c $(TEST_LIBS)
 	@echo "  LINK    $@"
 	@$(CC) $(CPPFLAGS) $(call pkg_cflags,dbus-1 libevent jansson) $(CFLAGS) $(LDFLAGS) -o $@ $< $(TEST_LIBS) $(TEST_SO)
 
+$(BUILD)/tests/test-import-identity: TEST_SO += -lext2fs -lcom_err -lblkid
+
 # With the software engine, for it runs guest code.
 $(BUILD)/tests/test-vmm-engine: TEST_LIBS := $(call objs,$(SOFT_SRC)) $(TEST_LIBS) $(SOFT_LIB)
 $(BUILD)/tests/test-vmm-engine: $(call objs,$(SOFT_SRC)) $(SOFT_LIB)

@@ -148,8 +148,11 @@ static int open_foreign(const struct guest *guest, const struct guest_disk *disk
     int fd = open(disk->path, flags | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC), r;
 
     if (fd < 0)
-        return problem_errno(problem, -errno, "guest %s: disk %s: cannot open %s",
-                             guest->config.name, disk->name, disk->path);
+        return problem_errno(problem, -errno, "guest %s: disk %s: cannot open %s%s",
+                             guest->config.name, disk->name, disk->path,
+                             errno == EROFS || errno == EACCES
+                                 ? " (where the vmmd service may write is said in vmmd(8))"
+                                 : "");
     r = check_identity(guest, disk, fd, problem);
     if (r == 0)
         return fd;
