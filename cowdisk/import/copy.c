@@ -77,14 +77,15 @@ static void on_damaged(void *opaque, uint64_t offset)
 
 static int map_hashes(struct import *import)
 {
-    int fd = FD_BELOW + (int)import->n_below;
+    int fd = FD_BELOW + (int)import->n_below, r;
     struct stat st;
 
     if (fstat(fd - 1, &st) < 0)
         return -errno;
     if (st.st_size <= 0 || (uint64_t)st.st_size > IMPORT_MAX_DISK)
         return -EINVAL;
-    return cow_hashes_map(fd, (uint64_t)st.st_size, &import->hashes, &import->error);
+    r = import_allow_hashes((uint64_t)st.st_size);
+    return r < 0 ? r : cow_hashes_map(fd, (uint64_t)st.st_size, &import->hashes, &import->error);
 }
 
 static int open_layer(struct import *import, int fd, enum cow_format format, unsigned flags,
@@ -187,5 +188,7 @@ int import_copy(struct import *import)
                  "the template it was made from is damaged at byte %llu of its disk",
                  (unsigned long long)import->damaged_at);
     cow_hashes_unmap(&import->hashes);
+    if (r == 0)
+        r = import_allow_hashes(0); /* none are needed while file systems are read */
     return r;
 }
