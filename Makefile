@@ -164,7 +164,7 @@ $(BUILD)/bench-memshare: $(call objs,$(BENCH_MEMSHARE_SRC)) $(LIBMEMSHARE)
 	@echo "  LINK    $@"
 	@$(CC) $(LDFLAGS) -o $@ $^ $(MEMSHARE_LIBS) -ljansson
 
-$(BUILD)/guest-run: tests/bench/guest-run.c $(LIBVMM) $(LIBCOWDISK) $(BUILD)/vmmd-guest
+$(BUILD)/guest-run: tests/bench/guest-run.c $(LIBVMM) $(LIBCOWDISK) $(BUILD)/vmmd-guest $(BUILD)/vmmd-guest-kvm
 	@echo "  LINK    $@"
 	@$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.c %.a,$^) $(COWDISK_LIBS)
 
