@@ -210,6 +210,15 @@ static int check_name(struct guest *guest, const char *name, struct problem *pro
     return 0;
 }
 
+/* Is there a file for a disk of its own? */
+static bool has_file(const struct guest *guest, const char *disk)
+{
+    char path[3 * NAME_LENGTH_MAX];
+
+    snprintf(path, sizeof(path), "%s/" GUEST_DISK_FILE, guest->config.name, disk);
+    return faccessat(guest->daemon->guests_fd, path, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
 /* A new one; an old one of that name is not touched. */
 static int make_own(const struct guest *guest, const struct guest_disk *disk, uint64_t size,
                     struct problem *problem)
@@ -222,7 +231,7 @@ static int make_own(const struct guest *guest, const struct guest_disk *disk, ui
 
     snprintf(name, sizeof(name), GUEST_DISK_FILE, disk->name);
     snprintf(path, sizeof(path), "%s/%s", guest->config.name, name);
-    if (faccessat(guest->daemon->guests_fd, path, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
+    if (has_file(guest, disk->name))
         return problem_set(
             problem, PROBLEM_EXISTS,
             "guest %s: %s/guests/%s is kept from a disk that was detached: attach it "
@@ -315,8 +324,14 @@ static int prepare(struct guest *guest, const struct attach_request *request,
     snprintf(disk->name, sizeof(disk->name), "%s", request->name);
     disk->readonly = request->readonly;
     disk->own = request->file < 0;
+    if (disk->own && request->size)
+        return make_own(guest, disk, request->size, problem);
+    if (disk->own && !has_file(guest, disk->name))
+        return problem_set(problem, PROBLEM_INVALID_ARGUMENT,
+                           "disk %s needs a size, or a file: guest %s keeps none of that name",
+                           disk->name, guest->config.name);
     if (disk->own)
-        return request->size ? make_own(guest, disk, request->size, problem) : 0;
+        return 0;
     r = take_foreign(disk, request->file, problem);
     if (r == 0 && !is_utf8(disk->path))
         r = problem_set(problem, PROBLEM_INVALID_ARGUMENT, "the path of the image is not UTF-8");
@@ -470,17 +485,20 @@ static int start_resize(struct guest *guest, const char *name, const char *forma
                         int below, uint64_t size, bool shrink, guest_disk_done_fn done,
                         void *opaque, struct problem *problem)
 {
+    const char *options[IMPORT_CHILD_OPTIONS_MAX] = {"--disk", format, "--resize", NULL};
     struct disk_work *work = work_new(guest, WORK_RESIZE, done, opaque);
+    int n = 4;
 
     if (!work)
         return problem_errno(problem, -ENOMEM, "guest %s", guest->config.name);
     snprintf(work->disk.name, sizeof(work->disk.name), "%s", name);
     snprintf(work->size_text, sizeof(work->size_text), "%llu", (unsigned long long)size);
-    return start(work,
-                 (const char *[]){"--disk", format, "--resize", work->size_text,
-                                  shrink ? "--shrink" : (below >= 0 ? "--below=1" : NULL),
-                                  shrink && below >= 0 ? "--below=1" : NULL, NULL},
-                 image, below, problem);
+    if (shrink)
+        options[n++] = "--shrink";
+    if (below >= 0)
+        options[n++] = "--below=1";
+    options[3] = work->size_text;
+    return start(work, options, image, below, problem);
 }
 
 int guest_disk_resize(struct guest *guest, const char *name, uint64_t size, bool shrink,

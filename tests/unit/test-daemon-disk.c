@@ -171,7 +171,10 @@ static void test_own_disk(void **state)
     assert_null(kept);
     assert_false(exists(world, "guests/web/disk-data.qcow2"));
     assert_true(attach_new(world, guest, "data", 0, &problem) < 0);
+    assert_int_equal(problem.kind, PROBLEM_INVALID_ARGUMENT);
+    assert_int_equal(attach_new(world, guest, "data", MIB, &problem), 0);
     assert_int_equal(guest_delete(guest, &problem), 0);
+    assert_false(exists(world, "guests/web"));
 }
 
 static void test_names_and_numbers(void **state)
