@@ -13,8 +13,8 @@
  *   A restarted daemon begins with `adopting` for guests that ran: up, or ending.
  *
  * The files: guest.c (life and what can be asked of it), guest-store.c (its files), guest-process.c
- * (starting and ending the process), guest-disk.c, guest-talk.c (messages), guest-wait.c (who waits
- * for what), guest-cpu.c (its processor time).
+ * (starting and ending the process), guest-disk*.c (its disks), guest-talk.c (messages),
+ * guest-wait.c (who waits for what), guest-cpu.c (its processor time).
  */
 #ifndef VMMD_GUEST_H
 #define VMMD_GUEST_H
