@@ -4,6 +4,7 @@
  */
 #include "vmmd/guest-disk-work.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
