@@ -183,7 +183,6 @@ status 1 'not run' vmctl console g-2
 
 # ---- logs: all of it, and as it grows, until the guest is deleted ----
 vmctl logs g-3 | grep -q '^fake console of g-3' || fail "logs"
-: >"$TMP/follow" # tail must find it
 vmctl logs -f g-3 >"$TMP/follow" 2>"$TMP/err" &
 pid=$!
 wait_for_line "$TMP/follow" 'fake console' $pid

@@ -91,9 +91,11 @@ END
     export VMMD_BUS_ADDRESS
 }
 
-# wait_for_line FILE PATTERN PID: until a line of FILE matches, or the process ended.
+# wait_for_line FILE PATTERN PID: until a line of FILE matches, or the process ended. The shell that
+# starts the process may not have made the file yet.
 wait_for_line()
 {
+    : >>"$1"
     tail -n +1 -f --pid="$3" "$1" 2>/dev/null | grep -q -m 1 -e "$2"
 }
 
