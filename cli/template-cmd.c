@@ -140,44 +140,59 @@ static int fill_request(DBusMessage *message, const struct cli_args *args)
     return bus_dict_close(&iter, &dict) ? 0 : -1;
 }
 
-static int request(struct cli *cli, const struct cli_args *args, struct cli_job *job)
+/* What a job is to do: sends the request; `opaque` is its own. */
+typedef int (*request_fn)(struct cli *cli, const struct cli_args *args, void *opaque,
+                          DBusMessage **ret_reply);
+
+/* Asks for a job and waits for its end. `noun` names it, `doing` it to a template is shown. */
+static int run_job(struct cli *cli, const struct cli_args *args, const char *noun,
+                   const char *doing, request_fn request, void *opaque)
+{
+    struct cli_job job = {.what = noun};
+    DBusMessage *reply;
+    int r = cli_job_prepare(cli, &job);
+
+    if (r == 0)
+        r = request(cli, args, opaque, &reply);
+    if (r == 0)
+        r = cli_job_take(&job, reply);
+    if (r == 0) {
+        cli_progress_start(&job.progress, "%s %s", doing, args->name[0]);
+        r = cli_job_wait(cli, &job);
+    }
+    cli_job_free(&job);
+    return r;
+}
+
+static int request_import(struct cli *cli, const struct cli_args *args, void *opaque,
+                          DBusMessage **ret_reply)
 {
     DBusMessage *message = bus_method(CLI_NAME, CLI_ROOT, CLI_MANAGER, "ImportTemplate");
-    DBusMessage *reply;
 
+    (void)opaque;
     if (message && fill_request(message, args) < 0) {
         dbus_message_unref(message);
         return -1;
     }
-    if (cli_send(cli, message, &reply) < 0)
-        return -1;
-    return cli_job_take(job, reply);
+    return cli_send(cli, message, ret_reply);
 }
 
 int cli_template_import(struct cli *cli, const struct cli_args *args)
 {
-    struct cli_job job = {.what = "import"};
-    int r = cli_job_prepare(cli, &job);
-
-    if (r == 0)
-        r = request(cli, args, &job);
-    if (r == 0) {
-        cli_progress_start(&job.progress, "importing %s", args->name[0]);
-        r = cli_job_wait(cli, &job);
-    }
-    cli_job_free(&job);
-    return r < 0 ? CLI_FAILED : CLI_DONE;
+    return run_job(cli, args, "import", "importing", request_import, NULL) < 0 ? CLI_FAILED
+                                                                               : CLI_DONE;
 }
 
 /* ---- create ---- */
 
-static int request_create(struct cli *cli, const struct cli_args *args, struct cli_job *job)
+static int request_create(struct cli *cli, const struct cli_args *args, void *opaque,
+                          DBusMessage **ret_reply)
 {
     DBusMessage *message = bus_method(CLI_NAME, CLI_ROOT, CLI_MANAGER, "CreateTemplate");
     dbus_bool_t keep = args->value[OPT_KEEP_IDENTITY] != NULL;
     DBusMessageIter iter, dict;
-    DBusMessage *reply;
 
+    (void)opaque;
     if (message) {
         dbus_message_iter_init_append(message, &iter);
         if (!dbus_message_iter_append_basic(&iter, DBUS_TYPE_STRING, &args->name[0]) ||
@@ -190,64 +205,54 @@ static int request_create(struct cli *cli, const struct cli_args *args, struct c
             return -1;
         }
     }
-    if (cli_send(cli, message, &reply) < 0)
-        return -1;
-    return cli_job_take(job, reply);
+    return cli_send(cli, message, ret_reply);
 }
 
 int cli_template_create(struct cli *cli, const struct cli_args *args)
 {
-    struct cli_job job = {.what = "creation"};
-    int r = cli_job_prepare(cli, &job);
-
-    if (r == 0)
-        r = request_create(cli, args, &job);
-    if (r == 0) {
-        cli_progress_start(&job.progress, "creating %s", args->name[0]);
-        r = cli_job_wait(cli, &job);
-    }
-    cli_job_free(&job);
-    return r < 0 ? CLI_FAILED : CLI_DONE;
+    return run_job(cli, args, "creation", "creating", request_create, NULL) < 0 ? CLI_FAILED
+                                                                                : CLI_DONE;
 }
 
 /* ---- verify ---- */
 
+static int request_verify(struct cli *cli, const struct cli_args *args, void *opaque,
+                          DBusMessage **ret_reply)
+{
+    char *path = cli_template_path(cli, args->name[0]);
+    int r = path ? cli_call(cli, ret_reply, path, CLI_TEMPLATE, "Verify", DBUS_TYPE_INVALID) : -1;
+
+    (void)opaque;
+    free(path);
+    return r;
+}
+
 int cli_template_verify(struct cli *cli, const struct cli_args *args)
 {
-    struct cli_job job = {.what = "verification"};
-    char *path = NULL;
-    DBusMessage *reply;
-    int r = cli_job_prepare(cli, &job);
-
-    if (r == 0) {
-        path = cli_template_path(cli, args->name[0]);
-        r = path ? cli_call(cli, &reply, path, CLI_TEMPLATE, "Verify", DBUS_TYPE_INVALID) : -1;
-    }
-    if (r == 0)
-        r = cli_job_take(&job, reply);
-    if (r == 0) {
-        cli_progress_start(&job.progress, "verifying %s", args->name[0]);
-        r = cli_job_wait(cli, &job);
-    }
-    free(path);
-    cli_job_free(&job);
-    return r < 0 ? CLI_FAILED : CLI_DONE;
+    return run_job(cli, args, "verification", "verifying", request_verify, NULL) < 0 ? CLI_FAILED
+                                                                                     : CLI_DONE;
 }
 
 /* ---- export ---- */
 
-static int request_export(struct cli *cli, const struct cli_args *args, const char *path,
-                          int output, struct cli_job *job)
+struct export
 {
-    DBusMessage *message = bus_method(CLI_NAME, path, CLI_TEMPLATE, "Export");
+    const char *path; /* of the template's object */
+    struct cli_new_file file;
+};
+
+static int request_export(struct cli *cli, const struct cli_args *args, void *opaque,
+                          DBusMessage **ret_reply)
+{
+    const struct export *export = opaque;
+    DBusMessage *message = bus_method(CLI_NAME, export->path, CLI_TEMPLATE, "Export");
     const char *format = args->value[OPT_TO];
     dbus_bool_t compress = args->value[OPT_COMPRESS] != NULL;
     DBusMessageIter iter, dict;
-    DBusMessage *reply;
 
     if (message) {
         dbus_message_iter_init_append(message, &iter);
-        if (!dbus_message_iter_append_basic(&iter, DBUS_TYPE_UNIX_FD, &output) ||
+        if (!dbus_message_iter_append_basic(&iter, DBUS_TYPE_UNIX_FD, &export->file.fd) ||
             !bus_dict_open(&iter, &dict) ||
             (format && !bus_dict_put(&dict, "format", DBUS_TYPE_STRING, &format)) ||
             !bus_dict_put(&dict, "compress", DBUS_TYPE_BOOLEAN, &compress) ||
@@ -257,38 +262,22 @@ static int request_export(struct cli *cli, const struct cli_args *args, const ch
             return -1;
         }
     }
-    if (cli_send(cli, message, &reply) < 0)
-        return -1;
-    return cli_job_take(job, reply);
-}
-
-static int export_to(struct cli *cli, const struct cli_args *args, const char *path,
-                     struct cli_new_file *file)
-{
-    struct cli_job job = {.what = "export"};
-    int r = cli_job_prepare(cli, &job);
-
-    if (r == 0)
-        r = request_export(cli, args, path, file->fd, &job);
-    if (r == 0) {
-        cli_progress_start(&job.progress, "exporting %s", args->name[0]);
-        r = cli_job_wait(cli, &job);
-    }
-    if (r == 0)
-        r = cli_new_file_publish(file);
-    cli_job_free(&job);
-    return r;
+    return cli_send(cli, message, ret_reply);
 }
 
 int cli_template_export(struct cli *cli, const struct cli_args *args)
 {
     char *path = cli_template_path(cli, args->name[0]);
-    struct cli_new_file file;
-    int r = path ? cli_new_file_open(&file, args->value[OPT_OUTPUT], args->value[OPT_REPLACE]) : -1;
+    struct export export = {.path = path};
+    int r = path
+                ? cli_new_file_open(&export.file, args->value[OPT_OUTPUT], args->value[OPT_REPLACE])
+                : -1;
 
     if (r == 0) {
-        r = export_to(cli, args, path, &file);
-        cli_new_file_free(&file);
+        r = run_job(cli, args, "export", "exporting", request_export, &export);
+        if (r == 0)
+            r = cli_new_file_publish(&export.file);
+        cli_new_file_free(&export.file);
     }
     free(path);
     return r < 0 ? CLI_FAILED : CLI_DONE;
