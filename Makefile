@@ -320,7 +320,7 @@ help:
 	@echo "make demo         a template, four guests, their pages merged, the saving shown (root, apt)"
 	@echo "make check        install what is missing, build, run all tests"
 	@echo "make soak         hours of kills, random operations and damage on disk images"
-	@echo "make check-lab    the KVM engine in an emulated machine that has SVM, with two kernels (13 minutes)"
+	@echo "make check-lab    the KVM engine in an emulated machine that has SVM, with two kernels (14 minutes)"
 	@echo "make check-asan   unit tests under ASAN and UBSAN"
 	@echo "make bench        the benchmarks; figures are printed, nothing is asserted"
 	@echo "make bench-engines  single operations on each engine and natively; make bench-lab: on KVM in the lab"

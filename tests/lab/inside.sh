@@ -152,7 +152,9 @@ debian()
     vmctl template import debian "$@" || fail "import of Debian"
     step "Debian imported"
     for n in 1 2 4; do
-        vmctl run debian --name debian --vcpus $n --memory 256M --wait --timeout 200 || fail "Debian does not get to its login prompt with $n vCPUs"
+        group=--share-group=none # one of the three is scanned while it boots: that takes time
+        [ $n != 2 ] || group=--share-group=debian
+        vmctl run debian --name debian --vcpus $n --memory 256M $group --wait --timeout 200 || fail "Debian does not get to its login prompt with $n vCPUs"
         grep -a -q 'debian login:' $STATE/guests/debian/console.log || fail "that is not Debian's login prompt"
         grep -a -o -m 1 'Linux version [^ ]*' $STATE/guests/debian/console.log || fail "its kernel does not tell its version"
         step "Debian with systemd and $n vCPUs at its login prompt"
@@ -197,7 +199,9 @@ $wanted" ] || fail "its disks do not work: $found, should be twice $wanted"
 # Boots, devices, clocks.
 boots()
 {
-    for n in 1 2 4; do
+    counts="1 2 4"
+    [ ! -f /debian/disk.raw ] || counts=2 # debian() boots the others
+    for n in $counts; do
         run_guest smp-$n --vcpus $n
         [ "$(inside smp-$n nproc)" = $n ] || fail "smp-$n has $(inside smp-$n nproc) CPUs"
         step "a stock kernel with $n vCPUs at its login prompt"
