@@ -18,8 +18,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#define SOON_MS       200   /* between two looks when it is critical */
 #define NEAR_MS       1000  /* between two looks when memory is low or nearly so */
 #define FAR_MS        5000  /* otherwise */
+#define RATE_MS       100   /* memory that goes is measured over no less */
 #define STALL_MS      10000 /* so long a stall counts */
 #define STALL_PERCENT 10.0  /* without triggers: from here on it is a stall */
 
@@ -41,6 +43,8 @@ struct pressure {
     uint64_t announced;    /* what was available when the listener was last told */
     uint64_t stalls_until; /* ms */
     uint64_t next_pause;   /* ms */
+    uint64_t base;         /* what was available at base_at, from where its fall is measured */
+    uint64_t base_at;      /* ms */
     bool blind;            /* the figures cannot be read, which was told */
 };
 
@@ -106,6 +110,13 @@ enum pressure_level pressure_judge(enum pressure_level before, uint64_t availabl
     return available < low ? PRESSURE_LOW : PRESSURE_NONE;
 }
 
+bool pressure_falling(uint64_t available, uint64_t fallen, uint64_t elapsed, uint64_t wait)
+{
+    if (elapsed < RATE_MS)
+        elapsed = RATE_MS;
+    return (double)fallen * (double)wait / (double)elapsed >= (double)available / 2;
+}
+
 const char *pressure_level_name(enum pressure_level level)
 {
     static const char *const names[] = {"none", "low", "critical"};
@@ -145,6 +156,25 @@ static bool goes_first(const struct guest *a, const struct guest *b)
     return a->started > b->started;
 }
 
+/* From here on its fall is measured: not with what a guest took that is held now. */
+static void set_base(struct pressure *pressure)
+{
+    pressure->base = pressure->view.memory.available;
+    pressure->base_at = now_ms();
+}
+
+/* There is time between two of them, to see what the last one was good for, unless it runs out. */
+static bool must_hold(const struct pressure *pressure)
+{
+    uint64_t now = now_ms(), available = pressure->view.memory.available;
+
+    if (now >= pressure->next_pause)
+        return true;
+    return available < pressure->base &&
+           pressure_falling(available, pressure->base - available, now - pressure->base_at,
+                            pressure->next_pause - now);
+}
+
 static void hold_one(struct pressure *pressure)
 {
     struct guest *guest, *first = NULL;
@@ -156,6 +186,7 @@ static void hold_one(struct pressure *pressure)
     if (!first)
         return;
     pressure->next_pause = now_ms() + pressure->daemon->config.pressure.pause_interval;
+    set_base(pressure);
     if (guest_hold(first, pressure->reason, on_held, first, &problem) < 0) {
         first->hold_never = true;
         log_warning("cannot pause a guest for want of memory: %s", problem.text);
@@ -257,8 +288,8 @@ static uint64_t difference(uint64_t a, uint64_t b)
     return a > b ? a - b : b - a;
 }
 
-/* True: look again soon. */
-static bool act(struct pressure *pressure)
+/* When to look again: ms. */
+static unsigned act(struct pressure *pressure)
 {
     const struct hostmem *memory = &pressure->view.memory;
     enum pressure_level level =
@@ -271,19 +302,23 @@ static bool act(struct pressure *pressure)
         tell(pressure);
     }
     if (level == PRESSURE_CRITICAL && pressure->daemon->config.pressure.pause_guests &&
-        now_ms() >= pressure->next_pause)
+        must_hold(pressure))
         hold_one(pressure);
+    if (now_ms() - pressure->base_at >= RATE_MS)
+        set_base(pressure);
     if (level == PRESSURE_NONE && release_one(pressure))
-        return true;
-    return level != PRESSURE_NONE || memory->available / 2 < pressure->limits.low;
+        return NEAR_MS;
+    if (level == PRESSURE_CRITICAL)
+        return SOON_MS;
+    return level == PRESSURE_LOW || memory->available / 2 < pressure->limits.low ? NEAR_MS : FAR_MS;
 }
 
 void pressure_check(struct pressure *pressure)
 {
-    bool near = look(pressure) ? act(pressure) : false;
-    unsigned ms = near ? NEAR_MS : FAR_MS;
+    unsigned ms = look(pressure) ? act(pressure) : FAR_MS;
 
-    event_add(pressure->timer, &(struct timeval){.tv_sec = ms / 1000});
+    event_add(pressure->timer,
+              &(struct timeval){.tv_sec = ms / 1000, .tv_usec = (suseconds_t)(ms % 1000) * 1000});
 }
 
 static void on_timer(evutil_socket_t fd, short what, void *opaque)

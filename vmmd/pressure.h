@@ -4,7 +4,8 @@
  *
  *   none      all is well
  *   low       no guest is started, and nothing is merged (merging takes memory before it gives)
- *   critical  also guests are paused, one after the other, those of the lowest priority first
+ *   critical  also guests are paused, one after the other, those of the lowest priority first, and
+ *             the sooner the faster memory goes
  *
  * What was paused here goes on when the level is none again; what a person paused or resumed is
  * left alone.
@@ -41,6 +42,12 @@ struct pressure_limits pressure_limits(const struct pressure_config *config,
 /* The level that follows `before`: a level is left only with a quarter more than it begins with. */
 enum pressure_level pressure_judge(enum pressure_level before, uint64_t available,
                                    const struct pressure_limits *limits);
+
+/*
+ * Whether so much memory went (`fallen` bytes in `elapsed` ms; a time too short to tell counts as
+ * 100 ms) that, at this rate, half of what is available now will be gone within `wait` ms.
+ */
+bool pressure_falling(uint64_t available, uint64_t fallen, uint64_t elapsed, uint64_t wait);
 
 const char *pressure_level_name(enum pressure_level level); /* "none", "low", "critical" */
 

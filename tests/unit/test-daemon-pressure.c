@@ -239,6 +239,19 @@ static void test_hysteresis(void **state)
     }
 }
 
+static void test_falling(void **state)
+{
+    (void)state;
+    assert_true(pressure_falling(46 * MIB, 2 * MIB, 200, 5000));
+    assert_false(pressure_falling(46 * MIB, 2 * MIB, 1000, 5000));
+    assert_false(pressure_falling(46 * MIB, 2 * MIB, 200, 0));
+    assert_false(pressure_falling(46 * MIB, 0, 200, UINT64_MAX));
+    assert_false(pressure_falling(46 * MIB, MIB, 0, 1000)); /* too short to tell: as if in 100 ms */
+    assert_true(pressure_falling(46 * MIB, 3 * MIB, 0, 1000));
+    assert_true(pressure_falling(0, 0, 100, 100)); /* there is nothing left to fall */
+    assert_true(pressure_falling(46 * MIB, UINT64_MAX, 1, UINT64_MAX));
+}
+
 /* ---- what is done ---- */
 
 static void start_guest(struct world *world, struct guest *guest)
@@ -417,6 +430,25 @@ static void test_priorities(void **state)
     run_while_not(world, is_running, low);
 }
 
+/* The next one is not waited for when memory would be gone by then. */
+static void test_fast_fall(void **state)
+{
+    struct world *world = *state;
+    struct guest *a, *b, *c;
+
+    import_template(world, "deb");
+    a = running_guest(world, "a", 1);
+    b = running_guest(world, "b", 2);
+    c = running_guest(world, "c", 3);
+    world->daemon->config.pressure.pause_interval = 3600 * 1000;
+    look(world, 300);
+    run_while_not(world, is_paused, a);
+    look(world, 200);
+    run_while_not(world, is_paused, b);
+    look(world, 200); /* it falls no more */
+    assert_false(c->held);
+}
+
 static void test_one_at_a_time(void **state)
 {
     struct world *world = *state;
@@ -427,8 +459,8 @@ static void test_one_at_a_time(void **state)
     b = running_guest(world, "b", 2);
     world->daemon->config.pressure.pause_interval = 3600 * 1000;
     look(world, 100);
-    look(world, 90);
-    look(world, 80);
+    look(world, 100);
+    look(world, 110);
     run_while_not(world, is_paused, a);
     assert_int_equal(b->state, GUEST_RUNNING);
     assert_false(b->held);
@@ -622,10 +654,12 @@ int main(int argc, char **argv)
         CASE(test_stalls),
         cmocka_unit_test(test_limits),
         cmocka_unit_test(test_hysteresis),
+        cmocka_unit_test(test_falling),
         CASE(test_no_start_when_low),
         CASE(test_a_reboot_when_low),
         CASE(test_merging_stops_when_low),
         CASE(test_priorities),
+        CASE(test_fast_fall),
         CASE(test_one_at_a_time),
         CASE(test_pausing_can_be_switched_off),
         CASE(test_a_person_comes_first),
