@@ -202,7 +202,7 @@ LAB_TESTS := $(addprefix $(BUILD)/tests/,test-vmm-kvm test-vmm-timers test-vmm-c
 # newer one tracks writes for the page scanner.
 check-lab:
 	@tests/deps.sh build demo lab
-	@$(MAKE) --no-print-directory -j$$(nproc) all $(LAB_TESTS) $(BUILD)/guests/checksum $(BUILD)/guests/fidelity
+	@$(MAKE) --no-print-directory -j$$(nproc) all $(LAB_TESTS) $(BUILD)/guests/checksum $(BUILD)/guests/fidelity $(BUILD)/guests/storm
 	@tests/rootfs.sh $(BUILD)/cache/bookworm
 	@tests/lab/kernel.sh $(BUILD)/cache/lab-bookworm bookworm linux-image-cloud-amd64
 	@tests/lab/kernel.sh $(BUILD)/cache/lab-generic bookworm linux-image-amd64
@@ -257,7 +257,7 @@ bench-engines: all $(BUILD)/guest-run $(BUILD)/guests/nano $(BUILD)/nano-native
 	@mkdir -p $(BUILD)/bench
 	@BUILD=$(BUILD) tests/bench/bench-engines.sh $(BUILD)/cache/bookworm/vmlinuz $(BENCH_OPTIONS) | tee $(BUILD)/bench/engines.md
 
-bench-lab: all $(BUILD)/guest-run $(BUILD)/guests/nano $(BUILD)/nano-native $(LAB_TESTS) $(BUILD)/guests/checksum $(BUILD)/guests/fidelity
+bench-lab: all $(BUILD)/guest-run $(BUILD)/guests/nano $(BUILD)/nano-native $(LAB_TESTS) $(BUILD)/guests/checksum $(BUILD)/guests/fidelity $(BUILD)/guests/storm
 	@tests/deps.sh bench lab
 	@tests/lab/kernel.sh $(BUILD)/cache/lab-bookworm bookworm linux-image-cloud-amd64
 	@mkdir -p $(BUILD)/bench

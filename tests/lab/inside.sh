@@ -111,13 +111,13 @@ engine_alone()
     done
 }
 
-# As systemd would: a cgroup of version 2 that is the service's own, with the cpu controller.
+# As systemd would: a cgroup of version 2 that is the service's own, with the cpu and memory controllers.
 enter_cgroup()
 {
     mount -t cgroup2 none /sys/fs/cgroup
     mkdir -p $CGROUP
-    echo +cpu >/sys/fs/cgroup/cgroup.subtree_control
-    echo +cpu >/sys/fs/cgroup/system.slice/cgroup.subtree_control
+    echo "+cpu +memory" >/sys/fs/cgroup/cgroup.subtree_control
+    echo "+cpu +memory" >/sys/fs/cgroup/system.slice/cgroup.subtree_control
     echo $$ >$CGROUP/cgroup.procs
 }
 
@@ -373,9 +373,122 @@ cpu_time()
     [ -z "$(ls -d $CGROUP/vmmd.* 2>/dev/null)" ] || fail "cgroups are left: $(ls -d $CGROUP/vmmd.*)"
 }
 
+memory_used() # by vmmd and its guests, KiB, without files that are only cached
+{
+    echo $((($(cat $CGROUP/memory.current) - $(sed -n 's/^inactive_file //p' $CGROUP/memory.stat)) / 1024))
+}
+
+memory_max() # KiB
+{
+    echo $(($1 * 1024)) >$CGROUP/memory.max || fail "no limit can be set"
+}
+
+wait_event() # PATTERN: of what vmmd tells on the bus since memory_pressure() began
+{
+    timeout 60 sh -c "until grep -q '$1' storm-events; do sleep 0.2; done" || fail "no event: $1; $(cat storm-events)"
+}
+
+wait_console() # NAME PATTERN
+{
+    timeout 60 sh -c "until grep -a -q '$2' $STATE/guests/$1/console.log; do sleep 0.2; done" || fail "$1 does not say $2"
+}
+
+nobody_killed()
+{
+    grep -q '^oom_kill 0$' $CGROUP/memory.events || fail "somebody was killed for want of memory: $(cat $CGROUP/memory.events)"
+}
+
+# Guests merged in a memory cgroup of version 2 that holds their memory once, but not three times. Two of them write to all of it, while
+# memory.high does not slow them down: only vmmd stands between them and the kernel's killer.
+storm()
+{
+    truncate -s 1M storm.raw
+    vmctl template import storm --disk storm.raw --kernel /lab/storm --cmdline console=ttyS0 || fail "import of storm"
+    vmctl run storm --name s --count 3 --memory 128M --wait --timeout 60 || fail "storm guests do not start"
+    vmctl create storm --name late --memory 128M
+    vmctl set s-3 --priority -20
+    vmctl set s-2 --priority -10
+    vmctl memory --settle --timeout 60 >memory || fail "the scanners do not settle"
+    limit=$(($(memory_used) + 128 * 1024)) # two guests that write to everything want 192 MiB
+    memory_max $limit
+    step "three guests take $(memory_used) KiB of $limit and save $(total_of saved)"
+    [ "$(total_of saved)" -gt $((170 * 1048576)) ] || fail "not merged"
+    for name in s-2 s-3; do
+        printf s | vmctl console $name --linger 0 >/dev/null || fail "cannot type to $name"
+    done
+    wait_event 'memory-pressure *low '
+    ! vmctl start late 2>error || fail "a guest is started while memory is low"
+    grep -q 'late is not started: memory is .* MiB are available (memory cgroup /system.slice/vmmd.service); guests start again from' error ||
+        fail "not the reason: $(cat error)"
+    step "low: $(cat error)"
+    wait_event 'guest-state *s-3 *paused: paused by vmmd: memory is critical'
+    wait_event 'guest-state *s-2 *paused: paused by vmmd: memory is critical'
+    grep ' paused: ' storm-events | head -n 1 | grep -q ' s-3 ' || fail "the lowest priority was not the first"
+    nobody_killed
+    step "critical: both writers are paused, $((limit - $(memory_used))) KiB are left"
+}
+
+# More memory for vmmd, and all goes on; no byte is wrong.
+after_storm()
+{
+    memory_max $((limit + 192 * 1024))
+    wait_event 'memory-pressure *none '
+    for name in s-2 s-3; do
+        wait_console $name '^stormed'
+    done
+    for name in s-1 s-2 s-3; do
+        printf q | vmctl console $name --linger 0 >/dev/null || fail "cannot type to $name"
+        vmctl wait $name --for stopped --timeout 60 || fail "$name does not end"
+        grep -a -q '^RIGHT' $STATE/guests/$name/console.log || fail "$name has a wrong byte"
+    done
+    grep -a -q '^RIGHT, wrote to 24576 of 24576' $STATE/guests/s-3/console.log || fail "s-3 did not write to everything"
+    vmctl start late --wait --timeout 60 || fail "a new guest is still refused"
+    nobody_killed
+    step "more memory: they went on to the end, every byte right, and a new guest starts"
+}
+
+# The kernel tells vmmd that somebody, here in another cgroup, waits for memory. Both limits count double then: what is left is enough
+# without that.
+stall()
+{
+    ls -l /proc/$(pidof vmmd)/fd | grep -q '/proc/pressure/memory$' || fail "vmmd does not watch for stalls"
+    used=$(memory_used)
+    room=$((used * 6 / 10))
+    [ $room -le 98304 ] || room=98304
+    : >storm-events
+    memory_max $((used + room))
+    vmctl run storm --name third --memory 64M || fail "$room KiB beside $used are too few without a stall"
+    vmctl delete -f third
+    mkdir /sys/fs/cgroup/stall
+    echo 2097152 >/sys/fs/cgroup/stall/memory.high
+    sh -c 'echo $$ >/sys/fs/cgroup/stall/cgroup.procs; exec head -c 33554432 /dev/zero' >/tmp/stall 2>/dev/null &
+    stalled=$!
+    wait_event 'memory-pressure *low '
+    kill -9 $stalled
+    step "a stall: $(cut -d ' ' -f 3- storm-events | grep -a memory-pressure), $(head -n 1 /proc/pressure/memory)"
+    wait $stalled || true
+    rm /tmp/stall
+    rmdir /sys/fs/cgroup/stall
+}
+
+memory_pressure()
+{
+    vmctl events >storm-events 2>&1 &
+    events=$!
+    storm
+    after_storm
+    stall
+    echo max >$CGROUP/memory.max
+    wait_event 'memory-pressure *none '
+    vmctl delete -f s-1 s-2 s-3 late
+    kill $events
+    wait $events || true
+    nobody_killed
+}
+
 [ -c /dev/kvm ] || fail "no /dev/kvm"
 start_vmmd
-for scenario in ${LAB_ONLY:-engine_alone fidelity debian own_process boots pausing ends cpu_time merged stress}; do
+for scenario in ${LAB_ONLY:-engine_alone fidelity debian own_process boots pausing ends cpu_time merged memory_pressure stress}; do
     $scenario
 done
 step "done"

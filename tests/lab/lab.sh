@@ -79,7 +79,7 @@ modules "$machine" "$kernel" kvm-amd virtio_pci virtio_blk ext4
 programs "$machine" "$BUILD/vmmd" "$BUILD/vmmd-guest-kvm" "$BUILD/vmmd-import" "$BUILD/vmctl" "$BUILD/tests/test-vmm-kvm" \
     "$BUILD/tests/test-vmm-timers" "$BUILD/tests/test-vmm-cpumodel" \
     "$(command -v dbus-daemon)"
-cp "$root/tests/lab/inside.sh" "$BUILD/guests/checksum" "$BUILD/guests/fidelity" "$machine/lab/"
+cp "$root/tests/lab/inside.sh" "$BUILD/guests/checksum" "$BUILD/guests/fidelity" "$BUILD/guests/storm" "$machine/lab/"
 cp "$kernel/vmlinuz" "$work/guest.cpio" "$machine/lab/"
 # What the scenario bench compares: QEMU with the parts of its firmware that booting a kernel takes.
 case ",${LAB_ONLY:-}," in
@@ -123,7 +123,7 @@ fi
 timeout -k 5 "${LAB_SECONDS:-540}" qemu-system-x86_64 -nodefaults -no-user-config -display none -serial stdio -no-reboot \
     -M pc -m "${LAB_MEMORY:-1536}" -smp 1 \
     -cpu EPYC,-cx16 -accel tcg,thread=multi,tb-size=256 -kernel "$kernel/vmlinuz" \
-    -initrd "$work/machine.cpio" $disk -append "console=ttyS0 panic=-1 quiet loglevel=1 no_timer_check tsc=reliable mitigations=off${LAB_ONLY:+ lab_only=$LAB_ONLY}" \
+    -initrd "$work/machine.cpio" $disk -append "console=ttyS0 panic=-1 quiet loglevel=1 no_timer_check tsc=reliable mitigations=off psi=1${LAB_ONLY:+ lab_only=$LAB_ONLY}" \
     </dev/null 2>"$work/qemu.log" | tee "$work/log" || true
 if grep -q '^LAB-EXIT 0' "$work/log"; then exit 0; fi
 cat "$work/qemu.log" >&2
