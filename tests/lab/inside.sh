@@ -471,7 +471,7 @@ stall()
     rmdir /sys/fs/cgroup/stall
 }
 
-# Only by LAB_ONLY: in three of ten runs nothing went on for half a minute or more while the guests were typed to or let go; unexplained.
+# Only by LAB_ONLY: in three of thirteen runs nothing went on for half a minute or more while the guests were typed to or let go; unexplained.
 memory_pressure()
 {
     vmctl events >storm-events 2>&1 &
