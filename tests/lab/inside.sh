@@ -44,7 +44,7 @@ inside()
     console=$!
     exec 3>in
     echo "echo BEGIN\"OF\"ANSWER; { $2; } 2>&1; echo END\"OF\"ANSWER" >&3
-    timeout 60 awk '/BEGINOFANSWER/ { on = 1; next } /^ENDOFANSWER/ { exit } on { print }' <out | tr -d '\r' || fail "no answer from $1 to: $2 $(cat console-error)"
+    timeout 300 awk '/BEGINOFANSWER/ { on = 1; next } /^ENDOFANSWER/ { exit } on { print }' <out | tr -d '\r' || fail "no answer from $1 to: $2 $(cat console-error)"
     exec 3>&-
     kill $console 2>/dev/null || true
     wait $console 2>/dev/null || true
@@ -54,7 +54,7 @@ run_guest() # NAME OPTION...
 {
     name=$1
     shift
-    vmctl run lab --name "$name" --memory 128M --wait --timeout 120 "$@" || fail "$name does not get to its login prompt"
+    vmctl run lab --name "$name" --memory 128M --wait --timeout 300 "$@" || fail "$name does not get to its login prompt"
 }
 
 started_of() # NAME
@@ -94,7 +94,7 @@ after_reset()
     vmctl events >events &
     events=$!
     echo "$2" | vmctl console "$1" --linger 1 >/dev/null 2>&1 || true
-    timeout 120 awk '/guest-login/ { seen = 1; exit } END { exit !seen }' <events || fail "$1 does not come back after: $2"
+    timeout 300 awk '/guest-login/ { seen = 1; exit } END { exit !seen }' <events || fail "$1 does not come back after: $2"
     kill $events 2>/dev/null || true
     wait $events 2>/dev/null || true
     expect_state "$1" running
@@ -111,13 +111,15 @@ engine_alone()
     done
 }
 
-# As systemd would: a cgroup of version 2 that is the service's own, with the cpu and memory controllers.
+# As systemd would: a cgroup of version 2 that is the service's own, with the cpu controller, and where it matters that for memory.
 enter_cgroup()
 {
+    controllers="+cpu"
+    case " $LAB_ONLY " in *" memory_pressure "*) controllers="+cpu +memory" ;; esac
     mount -t cgroup2 none /sys/fs/cgroup
     mkdir -p $CGROUP
-    echo "+cpu +memory" >/sys/fs/cgroup/cgroup.subtree_control
-    echo "+cpu +memory" >/sys/fs/cgroup/system.slice/cgroup.subtree_control
+    echo "$controllers" >/sys/fs/cgroup/cgroup.subtree_control
+    echo "$controllers" >/sys/fs/cgroup/system.slice/cgroup.subtree_control
     echo $$ >$CGROUP/cgroup.procs
 }
 
@@ -134,7 +136,7 @@ END
     export VMMD_BUS_ADDRESS=unix:path=/tmp/bus
     printf '[sharing]\nscan_budget = 60\n' >vmmd.conf
     vmmd --session --config vmmd.conf --state-dir $STATE --runtime-dir /tmp/run --bus-address $VMMD_BUS_ADDRESS >vmmd.log 2>&1 &
-    timeout 20 sh -c "until grep -q 'serving org.vmmd1' vmmd.log; do sleep 0.1; done" || fail "vmmd does not start"
+    timeout 60 sh -c "until grep -q 'serving org.vmmd1' vmmd.log; do sleep 0.1; done" || fail "vmmd does not start"
     vmctl host
     vmctl host | grep -q '^Engine  kvm' || fail "auto is not kvm here"
     vmctl host | grep -q '^Host    svm' || fail "not a host of kind svm"
@@ -154,12 +156,12 @@ debian()
     for n in 1 2 4; do
         group=--share-group=none # one of the three is scanned while it boots: that takes time
         [ $n != 2 ] || group=--share-group=debian
-        vmctl run debian --name debian --vcpus $n --memory 256M $group --wait --timeout 200 || fail "Debian does not get to its login prompt with $n vCPUs"
+        vmctl run debian --name debian --vcpus $n --memory 256M $group --wait --timeout 500 || fail "Debian does not get to its login prompt with $n vCPUs"
         grep -a -q 'debian login:' $STATE/guests/debian/console.log || fail "that is not Debian's login prompt"
         grep -a -o -m 1 'Linux version [^ ]*' $STATE/guests/debian/console.log || fail "its kernel does not tell its version"
         step "Debian with systemd and $n vCPUs at its login prompt"
         if [ $n = 2 ]; then
-            vmctl stop debian --timeout 100 || fail "the power button does not stop Debian"
+            vmctl stop debian --timeout 300 || fail "the power button does not stop Debian"
             grep -a -q 'Power down' $STATE/guests/debian/console.log || fail "Debian did not shut down properly"
             step "shut down by the power button"
         fi
@@ -186,7 +188,7 @@ expect_small() # NAME WHEN
 own_process()
 {
     vmctl create lab --name small --memory 128M && vmctl disk attach small data --size 64M || fail "a guest with two disks"
-    vmctl start small --wait --timeout 120 || fail "it does not get to its login prompt"
+    vmctl start small --wait --timeout 300 || fail "it does not get to its login prompt"
     expect_small small "at its login prompt"
     wanted=$(md5sum </lab/disk.raw)
     found=$(inside small 'md5sum </dev/vda; cat /dev/vda >/dev/vdb; sync; echo 3 >/proc/sys/vm/drop_caches; dd if=/dev/vdb bs=1M count=8 2>/dev/null | md5sum')
@@ -242,15 +244,15 @@ ends()
     after_reset smp-2 'reboot -f'
     step "a reboot: back"
     echo 'poweroff -f' | vmctl console smp-2 --linger 1 >/dev/null 2>&1 || true
-    vmctl wait smp-2 --for stopped --timeout 30 || fail "it does not power off"
-    vmctl start smp-2 --wait --timeout 120 || fail "it does not start again"
+    vmctl wait smp-2 --for stopped --timeout 100 || fail "it does not power off"
+    vmctl start smp-2 --wait --timeout 300 || fail "it does not start again"
     run_guest other
     pid=$(vmctl info smp-2 --format json | sed -n 's/.*"pid": \([0-9]*\).*/\1/p')
     kill -9 "$pid"
     vmctl wait smp-2 --for stopped --timeout 30 2>/dev/null || true
     expect_state smp-2 failed
     [ "$(inside other 'echo here')" = here ] || fail "another guest is gone, too"
-    vmctl start smp-2 --wait --timeout 120 || fail "it does not start after its process was killed"
+    vmctl start smp-2 --wait --timeout 300 || fail "it does not start after its process was killed"
     step "power-off; kill -9: failed, the other runs, started again"
     vmctl delete -f smp-2 other
 }
@@ -259,7 +261,7 @@ ends()
 merged()
 {
     run_guest m --count 4
-    vmctl memory --settle --timeout 120 >memory || fail "the scanners do not settle"
+    vmctl memory --settle --timeout 300 >memory || fail "the scanners do not settle"
     cat memory
     saved=$(($(total_of saved) / 1048576))
     [ "$saved" -ge 60 ] || fail "four equal guests save $saved MiB only"
@@ -275,7 +277,7 @@ stress()
 {
     truncate -s 1M empty.raw
     vmctl template import checksum --disk empty.raw --kernel /lab/checksum --cmdline console=ttyS0 || fail "import of checksum"
-    vmctl run checksum --name c --count 3 --memory 64M --wait --timeout 60 || fail "checksum guests do not start"
+    vmctl run checksum --name c --count 3 --memory 64M --wait --timeout 300 || fail "checksum guests do not start"
     sleep "${STRESS_SECONDS:-20}"
     vmctl memory
     merges=$(total_of merges) splits=$(total_of splits)
@@ -294,7 +296,7 @@ fidelity()
     truncate -s 1M none.raw
     vmctl template import fidelity --disk none.raw --kernel /lab/fidelity --cmdline fidelity=lab || fail "import of fidelity"
     vmctl run fidelity --name fidelity --memory 64M || fail "it does not start"
-    vmctl wait fidelity --for stopped --timeout 60 || fail "it does not end: $(vmctl logs fidelity | tail -n 3)"
+    vmctl wait fidelity --for stopped --timeout 300 || fail "it does not end: $(vmctl logs fidelity | tail -n 3)"
     vmctl logs fidelity >fidelity.log
     grep -a 'DEVIATES\|WRONG' fidelity.log || true
     grep -a -q '^fidelity: [0-9]* checks, [0-9]* ok, [0-9]* known deviations, 0 wrong' fidelity.log || fail "not as the manuals say: $(tail -n 2 fidelity.log)"
@@ -312,7 +314,7 @@ boot_in_qemu()
         -device virtio-rng-pci -drive file=/lab/disk.raw,format=raw,if=virtio,snapshot=on \
         -kernel /lab/vmlinuz -initrd /lab/guest.cpio -append "console=ttyS0 quiet panic=1 mitigations=off" >serial 2>qemu.log </dev/null &
     qemu=$!
-    timeout 100 awk '/lab login$/ { seen = 1; exit } END { exit !seen }' RS=: serial || fail "QEMU's guest does not get to its login prompt: $(cat qemu.log)"
+    timeout 300 awk '/lab login$/ { seen = 1; exit } END { exit !seen }' RS=: serial || fail "QEMU's guest does not get to its login prompt: $(cat qemu.log)"
     awk '{ printf "bench: qemu boot %.2f\n", ($14 + $15) / 100 }' "/proc/$qemu/stat"
     kill -9 $qemu
     wait $qemu 2>/dev/null || true
@@ -385,12 +387,12 @@ memory_max() # KiB
 
 wait_event() # PATTERN: of what vmmd tells on the bus since memory_pressure() began
 {
-    timeout 60 sh -c "until grep -q '$1' storm-events; do sleep 0.2; done" || fail "no event: $1; $(cat storm-events)"
+    timeout 300 sh -c "until grep -q '$1' storm-events; do sleep 0.2; done" || fail "no event: $1; $(cat storm-events)"
 }
 
 wait_console() # NAME PATTERN
 {
-    timeout 60 sh -c "until grep -a -q '$2' $STATE/guests/$1/console.log; do sleep 0.2; done" || fail "$1 does not say $2"
+    timeout 300 sh -c "until grep -a -q '$2' $STATE/guests/$1/console.log; do sleep 0.2; done" || fail "$1 does not say $2"
 }
 
 nobody_killed()
@@ -404,11 +406,11 @@ storm()
 {
     truncate -s 1M storm.raw
     vmctl template import storm --disk storm.raw --kernel /lab/storm --cmdline console=ttyS0 || fail "import of storm"
-    vmctl run storm --name s --count 3 --memory 128M --wait --timeout 60 || fail "storm guests do not start"
+    vmctl run storm --name s --count 3 --memory 128M --wait --timeout 300 || fail "storm guests do not start"
     vmctl create storm --name late --memory 128M
     vmctl set s-3 --priority -20
     vmctl set s-2 --priority -10
-    vmctl memory --settle --timeout 60 >memory || fail "the scanners do not settle"
+    vmctl memory --settle --timeout 300 >memory || fail "the scanners do not settle"
     limit=$(($(memory_used) + 128 * 1024)) # two guests that write to everything want 192 MiB
     memory_max $limit
     step "three guests take $(memory_used) KiB of $limit and save $(total_of saved)"
@@ -438,11 +440,11 @@ after_storm()
     done
     for name in s-1 s-2 s-3; do
         printf q | vmctl console $name --linger 0 >/dev/null || fail "cannot type to $name"
-        vmctl wait $name --for stopped --timeout 60 || fail "$name does not end"
+        vmctl wait $name --for stopped --timeout 300 || fail "$name does not end"
         grep -a -q '^RIGHT' $STATE/guests/$name/console.log || fail "$name has a wrong byte"
     done
     grep -a -q '^RIGHT, wrote to 24576 of 24576' $STATE/guests/s-3/console.log || fail "s-3 did not write to everything"
-    vmctl start late --wait --timeout 60 || fail "a new guest is still refused"
+    vmctl start late --wait --timeout 300 || fail "a new guest is still refused"
     nobody_killed
     step "more memory: they went on to the end, every byte right, and a new guest starts"
 }

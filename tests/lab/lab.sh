@@ -119,11 +119,15 @@ if [ -f "${2:-}/disk.raw" ]; then
     disk="-drive file=$work/debian.raw,if=virtio,format=raw,cache=unsafe"
 fi
 
+# Only the scenario of memory pressure asks the kernel for PSI.
+psi=
+case ",${LAB_ONLY:-}," in *,memory_pressure,*) psi=" psi=1" ;; esac
+
 # One CPU, and without CMPXCHG16B: QEMU 7.2's emulation of it corrupts kernels that use it.
-timeout -k 5 "${LAB_SECONDS:-540}" qemu-system-x86_64 -nodefaults -no-user-config -display none -serial stdio -no-reboot \
+timeout -k 5 "${LAB_SECONDS:-1500}" qemu-system-x86_64 -nodefaults -no-user-config -display none -serial stdio -no-reboot \
     -M pc -m "${LAB_MEMORY:-1536}" -smp 1 \
     -cpu EPYC,-cx16 -accel tcg,thread=multi,tb-size=256 -kernel "$kernel/vmlinuz" \
-    -initrd "$work/machine.cpio" $disk -append "console=ttyS0 panic=-1 quiet loglevel=1 no_timer_check tsc=reliable mitigations=off psi=1${LAB_ONLY:+ lab_only=$LAB_ONLY}" \
+    -initrd "$work/machine.cpio" $disk -append "console=ttyS0 panic=-1 quiet loglevel=1 no_timer_check tsc=reliable mitigations=off$psi${LAB_ONLY:+ lab_only=$LAB_ONLY}" \
     </dev/null 2>"$work/qemu.log" | tee "$work/log" || true
 if grep -q '^LAB-EXIT 0' "$work/log"; then exit 0; fi
 cat "$work/qemu.log" >&2
