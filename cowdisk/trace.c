@@ -14,15 +14,16 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#define N_SLOTS       8192u /* of each kind */
+#define N_UNITS       16384u /* 1 GiB of clusters of 64 KiB */
+#define N_REGIONS     4096u
 #define MIN_UNIT_BITS 12u
 #define MAX_UNIT_BITS 16u
 #define REGION_BITS   21u
 
 /* A place, in few bytes. */
 struct slot {
-    uint64_t start; /* guest offset */
-    uint32_t length;
+    uint64_t start;  /* guest offset */
+    uint32_t length; /* 0: a region that is not in one piece (a new table says so of the first) */
     enum cow_kind kind;
     struct cow_disk *disk;
     uint64_t where; /* COW_DATA: in the file; COW_PACKED: the L2 entry */
@@ -30,7 +31,7 @@ struct slot {
 
 /* By the low bits of their number: what lies together does not push each other out. */
 struct cow_trace {
-    struct slot unit[N_SLOTS], region[N_SLOTS];
+    struct slot unit[N_UNITS], region[N_REGIONS];
 };
 
 /* Down from `disk` on, which may be NULL: nothing is there, which is zeroes. */
@@ -106,13 +107,19 @@ static bool fill(struct cow_disk *disk, uint64_t offset, uint32_t bits, uint64_t
 static const struct slot *find(struct cow_disk *disk, uint64_t offset)
 {
     uint32_t bits = disk->backing->unit_bits;
-    struct slot *unit = &disk->trace->unit[(offset >> bits) % N_SLOTS];
-    struct slot *region = &disk->trace->region[(offset >> REGION_BITS) % N_SLOTS];
+    struct slot *unit = &disk->trace->unit[(offset >> bits) % N_UNITS];
+    struct slot *region = &disk->trace->region[(offset >> REGION_BITS) % N_REGIONS];
+    uint64_t start = offset >> REGION_BITS << REGION_BITS;
 
     if (covers(unit, offset))
         return unit;
-    if (covers(region, offset) || fill(disk, offset, REGION_BITS, 1ull << REGION_BITS, region))
+    if (covers(region, offset))
         return region;
+    if (region->start != start || region->length) {
+        if (fill(disk, offset, REGION_BITS, 1ull << REGION_BITS, region))
+            return region;
+        *region = (struct slot){.start = start};
+    }
     return fill(disk, offset, bits, (offset & ((1ull << bits) - 1)) + 1, unit) ? unit : NULL;
 }
 
