@@ -38,8 +38,8 @@ refused "kernel" vmctl template import good --disk "$TMP/disk.raw" # nothing boo
 : >"$TMP/empty"
 refused "empty" import good --disk "$TMP/empty" --kernel "$kernel"
 qemu-img create -q -f qcow2 "$TMP/base.qcow2" 1M
-qemu-img create -q -f qcow2 -b "$TMP/base.qcow2" -F qcow2 "$TMP/overlay.qcow2"
-refused "base.qcow2" import good --disk "$TMP/overlay.qcow2" --kernel "$kernel"
+qemu-img create -q -f qcow2 -b "$TMP/gone.qcow2" -F qcow2 -u "$TMP/overlay.qcow2" 1M
+refused "gone.qcow2" import good --disk "$TMP/overlay.qcow2" --kernel "$kernel"
 head -c 1000 "$TMP/base.qcow2" >"$TMP/cut.qcow2"
 refused "" import good --disk "$TMP/cut.qcow2" --kernel "$kernel"
 qemu-img create -q -f vmdk "$TMP/image.vmdk" 1M
