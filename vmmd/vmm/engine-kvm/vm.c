@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 /* Three pages for Intel hosts that need them, below the end of the hole where nothing else is. */
@@ -135,6 +136,10 @@ static int kvm_create(const struct engine_config *config, struct engine **ret_en
 {
     struct engine *e;
     int r;
+
+    /* A huge page for the stack of a thread, as kernels before 6.7 take one, would be more than all
+     * else that the process needs; and guest RAM, which is merged page by page, wants none. */
+    (void)prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
 
     if (config->vcpus == 0 || config->vcpus > ENGINE_MAX_VCPUS || config->kvm_fd < 0)
         return -EINVAL;
