@@ -57,14 +57,9 @@ int guest_disk_detach(struct guest *guest, const char *name, bool remove, char *
 
 static int open_root(struct guest *guest, int *ret_image, int *ret_below, struct problem *problem)
 {
-    const struct template *tmpl = template_find(guest->daemon, guest->config.tmpl);
     struct template_fds fds;
-    int image, r;
+    int image, r = guest_store_open_template(guest, NULL, &fds, problem);
 
-    if (!tmpl)
-        return problem_set(problem, PROBLEM_NOT_FOUND, "guest %s: its template %s does not exist",
-                           guest->config.name, guest->config.tmpl);
-    r = template_open(tmpl, &fds, problem);
     if (r < 0)
         return r;
     image = guest_store_open(guest, GUEST_OVERLAY, O_RDWR, problem);

@@ -79,13 +79,8 @@ static int open_kvm(struct guest *guest, struct problem *problem)
 
 static int open_files(struct guest *guest, int *ret_log, struct problem *problem)
 {
-    struct template *tmpl = template_find(guest->daemon, guest->config.tmpl);
-    int r;
+    int r = guest_store_open_template(guest, NULL, &guest->fds, problem);
 
-    if (!tmpl)
-        return problem_set(problem, PROBLEM_NOT_FOUND, "guest %s: its template %s does not exist",
-                           guest->config.name, guest->config.tmpl);
-    r = template_open(tmpl, &guest->fds, problem);
     if (r < 0)
         return r;
     r = guest->disk_fds[0] = guest_store_open(guest, GUEST_OVERLAY, O_RDWR, problem);

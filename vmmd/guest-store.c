@@ -233,6 +233,21 @@ int guest_store_remove(struct daemon *daemon, const char *name, struct problem *
     return 0;
 }
 
+int guest_store_open_template(const struct guest *guest, const struct template **ret_tmpl,
+                              struct template_fds *ret_fds, struct problem *problem)
+{
+    const struct template *tmpl = template_find(guest->daemon, guest->config.tmpl);
+    int r;
+
+    if (!tmpl)
+        return problem_set(problem, PROBLEM_NOT_FOUND, "guest %s: its template %s does not exist",
+                           guest->config.name, guest->config.tmpl);
+    r = template_open(tmpl, ret_fds, problem);
+    if (r == 0 && ret_tmpl)
+        *ret_tmpl = tmpl;
+    return r;
+}
+
 int guest_store_open(const struct guest *guest, const char *file, int flags,
                      struct problem *problem)
 {

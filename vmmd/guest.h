@@ -212,6 +212,10 @@ void guests_cpu_again(struct daemon *daemon); /* once a second */
 int guest_store_create(struct daemon *daemon, const struct guest_config *config,
                        const struct template *tmpl, char *ret_temp, struct problem *problem);
 int guest_store_remove(struct daemon *daemon, const char *name, struct problem *problem);
+/* Opens the files of its template, to start it or to read what lies under its overlay. NotFound: it
+ * is gone. *ret_tmpl (may be NULL) stays the daemon's. */
+int guest_store_open_template(const struct guest *guest, const struct template **ret_tmpl,
+                              struct template_fds *ret_fds, struct problem *problem);
 /* Opens one of its files; an fd, or -errno with `problem`. */
 int guest_store_open(const struct guest *guest, const char *file, int flags,
                      struct problem *problem);

@@ -604,17 +604,13 @@ int import_start(struct daemon *daemon, const struct import_request *request, st
 int import_from_guest(struct guest *guest, const char *name, bool keep_identity,
                       struct job **ret_job, struct problem *problem)
 {
-    const struct template *tmpl = template_find(guest->daemon, guest->config.tmpl);
+    const struct template *tmpl;
     struct import_request request;
     struct template_fds fds;
     int overlay, r = guest_check_still(guest, problem);
 
-    if (r < 0)
-        return r;
-    if (!tmpl)
-        return problem_set(problem, PROBLEM_NOT_FOUND, "guest %s: its template %s does not exist",
-                           guest->config.name, guest->config.tmpl);
-    r = template_open(tmpl, &fds, problem);
+    if (r == 0)
+        r = guest_store_open_template(guest, &tmpl, &fds, problem);
     if (r < 0)
         return r;
     r = overlay = guest_store_open(guest, GUEST_OVERLAY, O_RDONLY, problem);

@@ -66,6 +66,20 @@ int import_check_size(struct import *import, uint64_t disk_bytes)
     return 0;
 }
 
+int import_map_hashes(struct import *import)
+{
+    struct stat st;
+    int r = fstat(FD_SOURCE, &st) < 0 ? -errno : 0;
+
+    if (r == 0)
+        r = import_check_size(import, (uint64_t)st.st_size);
+    if (r == 0)
+        r = import_allow_hashes(import->disk_bytes);
+    if (r == 0)
+        r = cow_hashes_map(FD_HASHES, import->disk_bytes, &import->hashes, &import->error);
+    return r;
+}
+
 static void on_damaged(void *opaque, uint64_t offset)
 {
     struct import *import = opaque;

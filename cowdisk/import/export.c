@@ -39,15 +39,8 @@ static int open_template(struct import *import, struct cow_disk **ret_disk)
         .damaged = on_damaged,
         .opaque = import,
     };
-    struct stat st;
-    int r = fstat(FD_SOURCE, &st) < 0 ? -errno : 0;
+    int r = import_map_hashes(import);
 
-    if (r == 0)
-        r = import_check_size(import, (uint64_t)st.st_size);
-    if (r == 0)
-        r = import_allow_hashes(import->disk_bytes);
-    if (r == 0)
-        r = cow_hashes_map(FD_HASHES, import->disk_bytes, &import->hashes, &import->error);
     if (r == 0)
         r = cow_open(ret_disk, &options, &import->error);
     return r;

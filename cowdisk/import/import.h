@@ -72,6 +72,8 @@ int import_open(struct import *import, enum cow_format format, unsigned flags,
                 struct cow_disk **ret_disk);
 /* Notes the size of the disk, if it can be imported. */
 int import_check_size(struct import *import, uint64_t disk_bytes);
+/* The source is the disk of a template: maps its hash file to import->hashes. */
+int import_map_hashes(struct import *import);
 
 /* ---- verify.c */
 /* Compares the disk with its hashes; nothing else is done then. -EILSEQ: it is damaged. */

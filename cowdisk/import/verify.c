@@ -46,24 +46,16 @@ static void tell_damage(const struct verify *v, uint64_t n_blocks)
 int import_verify(struct import *import)
 {
     struct verify v = {.import = import};
-    struct cow_hashes hashes;
-    struct stat st;
-    int r = fstat(FD_SOURCE, &st) < 0 ? -errno : 0;
+    int r = import_map_hashes(import);
 
-    if (r == 0)
-        r = import_check_size(import, (uint64_t)st.st_size);
-    if (r == 0)
-        r = import_allow_hashes(import->disk_bytes);
-    if (r == 0)
-        r = cow_hashes_map(FD_HASHES, (uint64_t)st.st_size, &hashes, &import->error);
     if (r < 0)
         return r;
-    r = cow_hashes_verify(FD_SOURCE, &hashes, on_damaged, on_progress, &v);
+    r = cow_hashes_verify(FD_SOURCE, &import->hashes, on_damaged, on_progress, &v);
     if (r == -EILSEQ)
-        tell_damage(&v, hashes.n_blocks);
+        tell_damage(&v, import->hashes.n_blocks);
     else if (r < 0)
         snprintf(import->error.text, sizeof(import->error.text), "reading the disk: %s",
                  strerror(-r));
-    cow_hashes_unmap(&hashes);
+    cow_hashes_unmap(&import->hashes);
     return r;
 }

@@ -6,6 +6,17 @@ export VMCTL=$BUILD/vmctl
 
 vmctl() { "$VMCTL" "$@"; }
 
+refused() # TEXT COMMAND...: exit status 1 and one line on stderr that has TEXT
+{
+    text=$1
+    shift
+    status=0
+    "$@" >"$TMP/out" 2>"$TMP/err" || status=$?
+    [ $status = 1 ] || fail "status $status: $* -> $(cat "$TMP/err")"
+    [ "$(wc -l <"$TMP/err")" = 1 ] || fail "not one line: $* -> $(cat "$TMP/err")"
+    grep -qF -e "$text" "$TMP/err" || fail "\"$text\" is missing: $* -> $(cat "$TMP/err")"
+}
+
 need_debian()
 {
     need python3 qemu-img

@@ -9,17 +9,6 @@ need_built vmctl vmmd-guest vmmd-import
 start_bus
 start_vmmd
 
-refused() # TEXT COMMAND...: exit status 1, one line on stderr that has TEXT, and no file
-{
-    text=$1
-    shift
-    status=0
-    "$@" >"$TMP/out" 2>"$TMP/err" || status=$?
-    [ $status = 1 ] || fail "status $status: $* -> $(cat "$TMP/err")"
-    [ "$(wc -l <"$TMP/err")" = 1 ] || fail "not one line: $* -> $(cat "$TMP/err")"
-    grep -qF -e "$text" "$TMP/err" || fail "\"$text\" is missing: $* -> $(cat "$TMP/err")"
-}
-
 python3 - "$TMP/a.raw" <<'P'
 import random, sys
 r = random.Random(3)

@@ -11,16 +11,6 @@ start_bus
 start_vmmd
 kernel=$BUILD/guests/checksum
 
-refused() # TEXT COMMAND...: exit status 1 and one line on stderr that has TEXT
-{
-    text=$1
-    shift
-    status=0
-    "$@" >"$TMP/out" 2>"$TMP/err" || status=$?
-    [ $status = 1 ] || fail "status $status: $* -> $(cat "$TMP/err")"
-    [ "$(wc -l <"$TMP/err")" = 1 ] || fail "not one line: $* -> $(cat "$TMP/err")"
-    grep -qF -e "$text" "$TMP/err" || fail "\"$text\" is missing: $* -> $(cat "$TMP/err")"
-}
 import() { vmctl template import "$1" --disk "$2" --kernel "$kernel" --cmdline console=ttyS0 || fail "import $1"; }
 flip() # FILE BYTE: its lowest bit
 {

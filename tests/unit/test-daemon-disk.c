@@ -54,17 +54,6 @@ static int attach_new(struct world *world, struct guest *guest, const char *name
     return attach(world, guest, &request, problem);
 }
 
-static void start(struct world *world, struct guest *guest)
-{
-    struct outcome outcome = {0};
-
-    if (guest_start(guest, on_outcome, &outcome, &outcome.problem) < 0)
-        fail_msg("start: %s", outcome.problem.text);
-    run_until(world, &outcome.done);
-    if (!outcome.ok)
-        fail_msg("start: %s", outcome.problem.text);
-}
-
 static void stop(struct world *world, struct guest *guest)
 {
     struct outcome outcome = {0};
@@ -149,7 +138,7 @@ static void test_own_disk(void **state)
     guest = guest_find(world->daemon, "web");
     assert_int_equal(guest->config.disks.n, 1);
     assert_int_equal(guest->config.disks.disk[0].size, MIB);
-    start(world, guest);
+    start_guest(world, guest);
     assert_true(attach_new(world, guest, "late", MIB, &problem) < 0);
     assert_int_equal(problem.kind, PROBLEM_WRONG_STATE);
     assert_true(guest_disk_detach(guest, "data", false, &kept, &problem) < 0);
@@ -196,7 +185,7 @@ static void test_names_and_numbers(void **state)
     }
     assert_true(attach_new(world, guest, "more", MIB, &problem) < 0);
     assert_int_equal(problem.kind, PROBLEM_LIMIT_EXCEEDED);
-    start(world, guest);
+    start_guest(world, guest);
     stop(world, guest);
     assert_int_equal(guest_disk_detach(guest, "d3", true, &kept, &problem), 0);
     assert_string_equal(guest->config.disks.disk[3].name, "d4");
@@ -221,7 +210,7 @@ static void test_replaced_file(void **state)
     assert_int_equal(attach_file(world, guest, "data", fd, false, &problem), 0);
     assert_string_equal(guest->config.disks.disk[0].path, path);
     assert_true(guest->config.disks.disk[0].raw);
-    start(world, guest);
+    start_guest(world, guest);
     stop(world, guest);
     snprintf(aside, sizeof(aside), "%s/aside", world->dir);
     assert_int_equal(rename(path, aside), 0);
@@ -238,7 +227,7 @@ static void test_replaced_file(void **state)
     assert_true(guest_start(guest, on_outcome, &outcome, &problem) < 0);
     unlink(path);
     assert_int_equal(rename(aside, path), 0);
-    start(world, guest);
+    start_guest(world, guest);
     stop(world, guest);
     assert_true(guest_disk_detach(guest, "data", true, &kept, &problem) < 0); /* not ours */
     assert_int_equal(guest_disk_detach(guest, "data", false, &kept, &problem), 0);

@@ -6,17 +6,6 @@
 #include "vmmd/child.h"
 #include "tests/unit/test-daemon-util.h"
 
-static void start_guest(struct world *world, struct guest *guest)
-{
-    struct outcome outcome = {0};
-
-    if (guest_start(guest, on_outcome, &outcome, &outcome.problem) < 0)
-        fail_msg("start: %s", outcome.problem.text);
-    run_until(world, &outcome.done);
-    if (!outcome.ok)
-        fail_msg("start: %s", outcome.problem.text);
-}
-
 static bool is_idle(void *opaque)
 {
     return ((struct guest *)opaque)->phase == PHASE_IDLE;

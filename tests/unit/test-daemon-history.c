@@ -56,12 +56,9 @@ static bool has_memory(void *opaque)
     return ((struct guest *)opaque)->memory.nominal > 0;
 }
 
-static void start_guest(struct world *world, struct guest *guest)
+static void start_reporting(struct world *world, struct guest *guest)
 {
-    struct outcome outcome = {0};
-
-    assert_int_equal(guest_start(guest, on_outcome, &outcome, &outcome.problem), 0);
-    run_until(world, &outcome.done);
+    start_guest(world, guest);
     run_while_not(world, has_login, guest);
     run_while_not(world, has_memory, guest);
 }
@@ -91,12 +88,12 @@ static void test_samples(void **state)
     history_tick(daemon, 10 * SECOND);
     assert_int_equal(a->history.n, 0);
     expect_sample(&daemon->history, 0, 10, 0, 0, 0);
-    start_guest(world, a); /* a fake: 48 of 64 MiB resident, 1.5 s of CPU time */
+    start_reporting(world, a); /* a fake: 48 of 64 MiB resident, 1.5 s of CPU time */
     a->memory.splits = 7;
     history_tick(daemon, 20 * SECOND + 5);
     expect_sample(&a->history, 0, 20, 48 * MIB, 1500000000, 7);
     assert_int_equal(guest_recent_splits(a), 0);
-    start_guest(world, b);
+    start_reporting(world, b);
     a->memory.splits = 10;
     assert_int_equal(guest_recent_splits(a), 3);
     history_tick(daemon, 30 * SECOND);
@@ -107,7 +104,7 @@ static void test_samples(void **state)
     run_while_not(world, is_idle, a);
     history_tick(daemon, 40 * SECOND);
     assert_int_equal(a->history.n, 2); /* kept, not continued */
-    start_guest(world, a);             /* its counters begin anew */
+    start_reporting(world, a);         /* its counters begin anew */
     a->memory.splits = 4;
     history_tick(daemon, 50 * SECOND);
     expect_sample(&a->history, 2, 50, 48 * MIB, 1500000000, 4);

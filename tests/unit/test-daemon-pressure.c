@@ -254,17 +254,6 @@ static void test_falling(void **state)
 
 /* ---- what is done ---- */
 
-static void start_guest(struct world *world, struct guest *guest)
-{
-    struct outcome outcome = {0};
-
-    if (guest_start(guest, on_outcome, &outcome, &outcome.problem) < 0)
-        fail_msg("start: %s", outcome.problem.text);
-    run_until(world, &outcome.done);
-    if (!outcome.ok)
-        fail_msg("start: %s", outcome.problem.text);
-}
-
 static bool has_reported(void *opaque)
 {
     return ((struct guest *)opaque)->memory.nominal > 0;

@@ -285,6 +285,17 @@ static inline struct guest *create_guest(struct world *world, const char *tmpl, 
     return guest_find(world->daemon, name);
 }
 
+static inline void start_guest(struct world *world, struct guest *guest)
+{
+    struct outcome outcome = {0};
+
+    if (guest_start(guest, on_outcome, &outcome, &outcome.problem) < 0)
+        fail_msg("start: %s", outcome.problem.text);
+    run_until(world, &outcome.done);
+    if (!outcome.ok)
+        fail_msg("start: %s", outcome.problem.text);
+}
+
 /* Is there such a file in the state directory? */
 static inline bool exists(const struct world *world, const char *name)
 {
